@@ -1,0 +1,1 @@
+"""WHAT: schedules, guidance, blending, sampling and compositing (methods.md 8, 9)."""

@@ -1,0 +1,1 @@
+"""HOW WELL: fidelity, background and text agreement (methods.md 12)."""

@@ -1,0 +1,1 @@
+"""Pretrained parts behind small protocols, and the embedded bundle."""

@@ -1,0 +1,1 @@
+"""WHICH: candidate scores and ranking (methods.md 11)."""

@@ -1,0 +1,1 @@
+"""WHERE: entities, views, scores, threshold, location and morphology (methods.md 1-4, 6)."""

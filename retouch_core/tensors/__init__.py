@@ -1,0 +1,1 @@
+"""Tensors as they travel: what is legal (`checks`), how layouts convert (`convert`), and the `Regions` value."""

@@ -1,0 +1,40 @@
+# The first target that runs creates .venv; later ones reuse it until requirements.txt or pyproject.toml change.
+PYTHON ?= python3
+# Where torch comes from; `make venv TORCH_INDEX=https://download.pytorch.org/whl/cpu` spares the CUDA libraries.
+TORCH_INDEX ?=
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: venv demo test lint train eval bench
+.DELETE_ON_ERROR:
+
+venv: $(STAMP)
+
+# torch and torchvision in one step: a torchvision that a later package pulls in alone may want another torch.
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is %s; run make PYTHON=python3.11" % sys.version.split()[0])'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --upgrade pip
+	$(PY) -m pip install torch torchvision $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PY) -m pip install -r requirements.txt -e '.[test,eval,lint]'
+	touch $@
+
+demo: $(STAMP)
+	$(PY) -m retouch_core demo -o demo
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+train: $(STAMP)
+	$(PY) -m training.train
+
+eval: $(STAMP)
+	$(PY) -m training.evaluate
+
+bench: $(STAMP)
+	$(PY) -m benchmarks.retouch_time

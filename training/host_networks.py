@@ -41,8 +41,10 @@ def find_host() -> Path:
 def import_host(place: Path | None = None) -> Path:
     """Make ``import comfy`` work in this process, on the CPU, and return the host's folder.
 
-    The host reads ``sys.argv`` once, when it is first imported; it is given ``--cpu`` and nothing of ours. The
+    The host reads ``sys.argv`` once, when it is first imported; it is given ``--cpu``, nothing of ours. The
     folder goes first on the path: the host has top-level modules with common names (``nodes``, ``utils``).
+
+    Raises HostMissing where there is none, or where what it requires is not installed here.
     """
     place = place or find_host()
     if str(place) not in sys.path:
@@ -54,12 +56,17 @@ def import_host(place: Path | None = None) -> Path:
         sys.argv = [ours[0], "--cpu"]
         comfy.options.enable_args_parsing()
         import comfy.cli_args
+
+        # The host tells its devices at INFO and warns of optional packages; neither is ours to repeat.
+        logging.getLogger().setLevel(logging.ERROR)
+        import comfy.sd
+    except (ImportError, OSError, RuntimeError) as reason:
+        raise HostMissing(
+            f"ComfyUI at {place} does not start in this environment: {reason}; install its requirements.txt."
+        ) from reason
     finally:
         sys.argv = ours
         comfy.options.enable_args_parsing(False)
-    # The host tells the devices it found at INFO, and warns of optional packages; neither is ours to repeat.
-    logging.getLogger().setLevel(logging.ERROR)
-    import comfy.sd
 
     return place
 
@@ -74,7 +81,7 @@ def unet_config(config: dict[str, Any]) -> dict[str, Any]:
     kinds = set(config["down_block_types"]) | set(config["up_block_types"])
     if kinds != {"CrossAttnDownBlock2D", "CrossAttnUpBlock2D"}:
         raise ValueError(
-            f"block types must all be cross-attention, got {sorted(kinds)}; the host's table is written for those."
+            f"block types must all be cross-attention, got {sorted(kinds)}; only those are mapped."
         )
     if any(width % widths[0] for width in widths):
         raise ValueError(
@@ -114,8 +121,8 @@ def unet_state(state: State, host_config: dict[str, Any]) -> State:
 def vae_state(state: State) -> State:
     """Rename a diffusers ``AutoencoderTiny`` state to the layout that ``comfy.sd.VAE`` takes for a TAESD.
 
-    The host's decoder is a Sequential that begins with the tanh clamp, which diffusers applies outside its own:
-    indices move by one. ``vae_scale`` and ``vae_shift`` are stated, so the latent is the encoder's output.
+    The host's decoder is a Sequential that begins with the tanh clamp, which diffusers applies outside its
+    own: indices move by one. ``vae_scale`` and ``vae_shift`` keep the latent as the encoder gives it.
     """
     renamed: State = {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
     for key, value in state.items():
@@ -166,8 +173,8 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     )
     if config["projection_dim"] != config["hidden_size"]:
         raise ValueError(
-            f"projection_dim must equal hidden_size, got {config['projection_dim']} and {config['hidden_size']}; "
-            "the host's text projection is square."
+            f"projection_dim must equal hidden_size, got {config['projection_dim']} and "
+            f"{config['hidden_size']}; the host's text projection is square."
         )
     return {name: config[name] for name in names}
 
@@ -175,7 +182,7 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 def text_encoder_class(config: dict[str, Any]) -> type:
     """A host ``SDClipModel`` that holds a text tower of ``config`` (from :func:`text_config`).
 
-    Its causal mask is the only one: padding attends to padding, as in transformers without ``attention_mask``.
+    Its causal mask is the only one: padding is attended to, as in transformers without ``attention_mask``.
     """
     import comfy.sd1_clip
 
@@ -203,5 +210,8 @@ def text_encoder_class(config: dict[str, Any]) -> type:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a saved diffusers or transformers model."""
-    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    """``config.json`` of a saved diffusers or transformers model; FileNotFoundError where there is none."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no model in {folder}; make it with `make train`.")
+    return dict(json.loads(file.read_text(encoding="utf-8")))

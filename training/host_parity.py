@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -26,23 +25,11 @@ from training.host_networks import (
     unet_config,
     unet_state,
 )
+from training.random_bundle import random_autoencoder, random_clip, random_denoiser
 
 TOLERANCE = 1e-4
 
 Row = tuple[str, float]
-
-
-def randomise(network: torch.nn.Module, seed: int) -> None:
-    """Give every parameter a random value: zero-initialised layers and unit norms would hide a difference."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in network.named_parameters():
-            noise = torch.randn(value.shape, generator=generator)
-            if value.ndim > 1:
-                value.copy_(noise / max(value[0].numel(), 1) ** 0.5)
-            else:
-                value.copy_(0.1 * noise + (1.0 if name.endswith("weight") and "norm" in name else 0.0))
-    network.eval()
 
 
 def difference(ours: torch.Tensor, host: torch.Tensor) -> float:
@@ -56,22 +43,8 @@ def denoiser(widths: tuple[int, ...], channels: int) -> Iterator[Row]:
     """``UNet2DConditionModel`` against the host's ``UNetModel``."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-    from diffusers import UNet2DConditionModel
 
-    levels = len(widths)
-    ours: Any = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=channels,
-        out_channels=4,
-        block_out_channels=widths,
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * levels,
-        up_block_types=("CrossAttnUpBlock2D",) * levels,
-        cross_attention_dim=128,
-        attention_head_dim=4,
-        norm_num_groups=32,
-    )
-    randomise(ours, 1)
+    ours = random_denoiser(1, channels, widths)
     config = unet_config(dict(ours.config))
     host = UNetModel(**config, dtype=torch.float32, operations=comfy.ops.manual_cast).eval()
     host.load_state_dict(unet_state(ours.state_dict(), config), strict=True)
@@ -89,21 +62,13 @@ def denoiser(widths: tuple[int, ...], channels: int) -> Iterator[Row]:
 
 def autoencoder() -> Iterator[Row]:
     """``AutoencoderTiny`` against ``comfy.sd.VAE``, on pictures in 0..1 as the host's nodes have them."""
-    from diffusers import AutoencoderTiny
-
-    ours: Any = AutoencoderTiny()
-    randomise(ours, 3)
+    ours = random_autoencoder(3)
     host = host_vae(ours.state_dict())
     generator = torch.Generator().manual_seed(4)
     image = torch.rand(2, 128, 96, 3, generator=generator)
     with torch.no_grad():
         z = ours.encode(image.movedim(-1, 1) * 2 - 1).latents
         yield "autoencoder, encode", difference(z, host.encode(image))
-        # Random weights decode far outside 0..1, where the clamp on both sides would hide everything.
-        last = ours.decoder.layers[-1]
-        last.weight.mul_(0.02)
-        last.bias.fill_(0.5)
-        host = host_vae(ours.state_dict())
         z = torch.randn(2, 4, 16, 12, generator=generator) * 2
         picture = ours.decode(z).sample.movedim(1, -1) / 2 + 0.5
         inside = float(((picture > 0) & (picture < 1)).float().mean())
@@ -115,35 +80,7 @@ def autoencoder() -> Iterator[Row]:
 
 def text_tower(act: str) -> Iterator[Row]:
     """The text half of ``CLIPModel`` against the host's text model behind its ``SDClipModel``."""
-    from transformers import CLIPConfig, CLIPModel
-
-    numbers: dict[str, Any] = {
-        "hidden_size": 128,
-        "intermediate_size": 512,
-        "num_attention_heads": 4,
-        "hidden_act": act,
-    }
-    ids = {"bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 0}
-    config = CLIPConfig(
-        text_config={
-            **numbers,
-            **ids,
-            "num_hidden_layers": 3,
-            "max_position_embeddings": 16,
-            "vocab_size": 128,
-            "projection_dim": 128,
-        },
-        vision_config={
-            **numbers,
-            "num_hidden_layers": 4,
-            "image_size": 64,
-            "patch_size": 8,
-            "projection_dim": 128,
-        },
-        projection_dim=128,
-    )
-    ours: Any = CLIPModel(config)
-    randomise(ours, 5)
+    ours = random_clip(5, act)
     encoder = text_encoder_class(text_config(ours.config.text_config.to_dict()))
     host = encoder(dtype=torch.float32)
     missing, unexpected = host.load_sd(text_state(ours.state_dict()))
@@ -185,9 +122,8 @@ def main() -> int:
     import diffusers
     import transformers
 
-    print(
-        f"ComfyUI {comfyui_version.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}"
-    )
+    versions = (diffusers.__version__, transformers.__version__)
+    print("ComfyUI {}, diffusers {}, transformers {}".format(comfyui_version.__version__, *versions))
     worst = 0.0
     for name, value in rows():
         worst = max(worst, value)

@@ -79,15 +79,15 @@ def contact_sheet(
     count = candidates.shape[0]
     chosen = candidates[best] if count and best is not None else source[0]
     first = [
-        Panel(_fitted(source[0], tile), "input"),
+        Panel(fitted(source[0], tile), "input"),
         Panel(_region_picture(source[0], regions, selected, tile), _region_caption(regions, selected)),
-        Panel(_fitted(mask[0][..., None].expand(-1, -1, 3), tile), _mask_caption(mask)),
+        Panel(fitted(mask[0][..., None].expand(-1, -1, 3), tile), _mask_caption(mask)),
         Panel(
-            _fitted(chosen, tile), "best" if count else "result · unchanged", bool(count) and best is not None
+            fitted(chosen, tile), "best" if count else "result · unchanged", bool(count) and best is not None
         ),
     ]
     rest = [
-        Panel(_fitted(candidates[k], tile), _candidate_caption(k, scores, k == best), k == best)
+        Panel(fitted(candidates[k], tile), _candidate_caption(k, scores, k == best), k == best)
         for k in range(count)
     ]
     rows = [first] + [rest[start : start + len(first)] for start in range(0, count, len(first))]
@@ -180,7 +180,7 @@ def _mask_caption(mask: Tensor) -> str:
 
 def _region_picture(image: Tensor, regions: Regions, selected: Tensor | None, size: int) -> Image.Image:
     """The picture [H,W,3] with its regions, its longer side `size` pixels."""
-    base = _fitted(image, size)
+    base = fitted(image, size)
     if not len(regions):
         return base
     shape = (base.height, base.width)
@@ -309,7 +309,7 @@ def _touch(a: tuple[float, float, float, float], b: tuple[float, float, float, f
 # ------------------------------------------------------------------------------------- pictures and letters
 
 
-def _fitted(image: Tensor, size: int) -> Image.Image:
+def fitted(image: Tensor, size: int) -> Image.Image:
     """[H,W,3] in 0..1 as a picture whose longer side is `size`; small ones keep their pixels visible."""
     picture = to_pillow(image)
     scale = size / max(picture.size)

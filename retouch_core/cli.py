@@ -1,0 +1,317 @@
+"""The library from a shell: `retouch`, `recipes`, `demo`, `eval`.
+
+Exit codes: 0 done, 1 an unexpected error, 2 bad input (one sentence on stderr), 3 nothing found (the picture is written
+unchanged with an empty mask), 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+DONE, UNEXPECTED, BAD_INPUT, NOT_FOUND, CANCELLED = 0, 1, 2, 3, 130
+
+OUTPUTS = ("result.png", "mask.png", "sheet.png", "report.json")
+"""What `retouch` writes."""
+
+SEED_LIMIT = 2**63 - 1 - 10_000
+"""Candidate k is drawn with seed + k, which has to stay a 64-bit seed."""
+
+LOG_SECONDS = 5.0
+"""How often progress is written where stderr is a file, so that logs stay short."""
+
+Progress = Callable[[float, str], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = _parser()
+    try:
+        options, rest = parser.parse_known_args(arguments)
+        if rest and options.command != "eval":
+            parser.error(f"unknown argument {rest[0]}")
+    except SystemExit as stop:  # --help, --version and refused arguments
+        return stop.code if isinstance(stop.code, int) else BAD_INPUT
+    options.rest = rest
+    try:
+        with _only_our_warnings(options.debug):
+            code: int = options.run(options)
+        return code
+    except KeyboardInterrupt:
+        _say("cancelled; nothing was written")
+        return CANCELLED
+    except (ValueError, FileNotFoundError, PermissionError) as error:
+        if options.debug:
+            raise
+        _say(str(error))
+        return BAD_INPUT
+    except Exception as error:
+        if options.debug:
+            raise
+        _say(f"unexpected {type(error).__name__}: {error} (run again with --debug to see where)")
+        return UNEXPECTED
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+def _retouch(options: argparse.Namespace) -> int:
+    from .pictures import (
+        OutputFolder,
+        check_writable,
+        colour_profile,
+        read_picture,
+        write_drawing,
+        write_mask,
+        write_picture,
+    )
+    from .report import headline
+    from .sheet import contact_sheet
+    from .tensors.checks import InputWarning, check_text
+
+    # Everything that can be wrong is found before anything long begins.
+    query = check_text(options.query)
+    _check_recipe(options.recipe)
+    check_writable(options.output)
+    _check_not_overwritten(options.picture, options.output)
+    with warnings.catch_warnings(record=True) as caught:
+        image = read_picture(options.picture)
+        profile = colour_profile(options.picture)
+    noticed = [str(warning.message) for warning in caught if issubclass(warning.category, InputWarning)]
+
+    asked = {
+        "recipe": options.recipe,
+        "candidates": options.candidates,
+        "seed": options.seed,
+        "steps": options.steps,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    with _progress_bar(options.quiet) as progress:
+        progress(0.0, "loading models")
+        from .pipeline import Retoucher
+
+        retoucher = Retoucher.embedded()
+        result = retoucher.retouch(image, query=query, prompt=options.prompt, progress=progress, **given)
+    report = replace(result.report, warnings=list(dict.fromkeys([*noticed, *result.report.warnings])))
+
+    title = headline(query, options.prompt) if report.found else f"“{query}” was not found"
+    best = result.best if len(result.candidates) else None
+    sheet = contact_sheet(
+        image, result.regions, result.selected, result.mask, result.candidates, result.scores, best, title
+    )
+    with OutputFolder(options.output) as folder:
+        write_picture(folder / "result.png", result.image, profile=profile)
+        write_mask(folder / "mask.png", result.mask)
+        write_drawing(folder / "sheet.png", sheet)
+        report.save(folder / "report.json")
+
+    if options.json:
+        print(report.to_json())
+    else:
+        print(report)
+        print(f"Wrote {', '.join(OUTPUTS)} to {options.output}")
+    return DONE if report.found else NOT_FOUND
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from .recipes import RECIPES, recipe_table
+    from .report import plain
+
+    if options.json:
+        rows = {name: asdict(recipe) for name, recipe in RECIPES.items()}
+        print(json.dumps(plain(rows), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print(recipe_table())
+    return DONE
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import run_demo
+
+    with _progress_bar(options.quiet) as progress:
+        run_demo(options.output, progress=progress, say=_above_the_bar)
+    return DONE
+
+
+def _eval(options: argparse.Namespace) -> int:
+    import runpy
+
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "training" / "evaluate.py").is_file():
+        raise ValueError(
+            "eval needs the repository, which holds the scenes to measure on; clone it and run make eval"
+        )
+    sys.path.insert(0, str(root))
+    before, sys.argv = sys.argv, ["training.evaluate", *options.rest]
+    try:
+        runpy.run_module("training.evaluate", run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else UNEXPECTED if stop.code else DONE
+    finally:
+        sys.argv = before
+        sys.path.remove(str(root))
+    return DONE
+
+
+def _check_recipe(name: str | None) -> None:
+    if name is None:
+        return
+    from .recipes import RECIPES
+
+    if name not in RECIPES:
+        raise ValueError(f"recipe {name!r} does not exist; choose one of {', '.join(RECIPES)}")
+
+
+def _check_not_overwritten(picture: str, folder: str) -> None:
+    source = Path(picture).resolve()
+    if source in [(Path(folder) / name).resolve() for name in OUTPUTS]:
+        raise ValueError(
+            f"{picture} would be overwritten by its own result; choose another output folder than {folder}"
+        )
+
+
+# ----------------------------------------------------------------------------------------------- arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one sentence, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        _say(f"{message}; see {self.prog} --help")
+        raise SystemExit(BAD_INPUT)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    parser = _Parser(
+        prog="python -m retouch_core",
+        description="Change part of a picture by saying it.",
+        epilog="exit codes: 0 done, 1 unexpected error, 2 bad input, 3 nothing found, 130 cancelled",
+    )
+    parser.add_argument("--version", action="version", version=f"text-retouch {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    retouch = _command(
+        commands, "retouch", _retouch, "change the region that a query names into what a prompt says"
+    )
+    retouch.add_argument(
+        "picture", metavar="PICTURE", help="PNG, JPEG, WebP, TIFF, ...; at least 16 px a side"
+    )
+    retouch.add_argument("--query", required=True, help="what to change, such as 'the red car on the left'")
+    retouch.add_argument(
+        "--prompt", required=True, help="what it becomes, such as 'a blue truck'; '' removes it"
+    )
+    retouch.add_argument("--recipe", metavar="NAME", help="how to do it; the command recipes lists them")
+    retouch.add_argument(
+        "--candidates", metavar="M", type=_whole("candidates", 1, 10_000), help="how many to choose from"
+    )
+    retouch.add_argument(
+        "--seed", metavar="N", type=_whole("seed", 0, SEED_LIMIT), help="same seed, same result"
+    )
+    retouch.add_argument("--steps", metavar="N", type=_whole("steps", 1, 1000), help="sampling steps")
+    retouch.add_argument("-o", "--output", metavar="DIR", required=True, help=f"gets {', '.join(OUTPUTS)}")
+    retouch.add_argument(
+        "--json", action="store_true", help="print the report as JSON, and nothing else, on stdout"
+    )
+    _quiet(retouch)
+
+    recipes = _command(commands, "recipes", _recipes, "list the recipes")
+    recipes.add_argument("--json", action="store_true", help="as JSON, with every value")
+
+    demo = _command(commands, "demo", _demo, "retouch the shipped pictures")
+    demo.add_argument(
+        "-o", "--output", metavar="DIR", default="demo", help="gets the pictures (default: %(default)s)"
+    )
+    _quiet(demo)
+
+    evaluate = _command(commands, "eval", _eval, "measure the embedded models; needs the repository")
+    evaluate.usage = f"{parser.prog} eval [arguments of training.evaluate]"
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary.capitalize()}."
+    )
+    command.set_defaults(run=run)
+    command.add_argument("--debug", action="store_true", help="show where an error comes from")
+    return command
+
+
+def _quiet(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def _whole(name: str, low: int, high: int) -> Callable[[str], int]:
+    """An argparse type for whole numbers in [low, high]."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"{name} must be a whole number from {low} to {high}, got {text!r}"
+            )
+        return value
+
+    return convert
+
+
+# ------------------------------------------------------------------------------------------------- talking
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def _above_the_bar(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line)
+
+
+@contextmanager
+def _progress_bar(quiet: bool) -> Iterator[Progress]:
+    """A bar on stderr, moved by `(fraction, text)`; a few lines where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    interval = 0.1 if sys.stderr.isatty() else LOG_SECONDS
+    layout = "{desc:<28}{percentage:3.0f}%|{bar:30}| {elapsed}"
+    with tqdm(total=100, disable=quiet, bar_format=layout, mininterval=interval, leave=False) as bar:
+
+        def progress(fraction: float, text: str) -> None:
+            bar.set_description_str(text, refresh=False)
+            moved = 100 * min(max(fraction, 0.0), 1.0) - bar.n
+            if moved > 0:
+                bar.update(moved)
+            elif sys.stderr.isatty():
+                bar.refresh()
+
+        yield progress
+
+
+@contextmanager
+def _only_our_warnings(debug: bool) -> Iterator[None]:
+    """Silence the libraries below, whose warnings an artist can do nothing about."""
+    if debug:
+        yield
+        return
+    from .tensors.checks import InputWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+        yield

@@ -1,0 +1,1 @@
+"""A world to learn and to measure in: drawn scenes with exact masks and referring phrases, deterministic by seed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,9 @@ def spread(model: torch.nn.Module, world: Archive, count: int = 200) -> float:
     """Standard deviation of the latents of scenes; its inverse brings them to the variance the denoiser expects."""
     parts = []
     for start in range(0, count, 20):
-        pixels = (world.pixels(torch.arange(start, start + 20)) * 2 - 1).to(device(), memory_format=torch.channels_last)
+        pixels = (world.pixels(torch.arange(start, start + 20)) * 2 - 1).to(
+            device(), memory_format=torch.channels_last
+        )
         parts.append(model.encode(pixels).latents.cpu())  # type: ignore[operator]
     return float(torch.cat(parts).std())
 
@@ -79,13 +82,14 @@ def spread(model: torch.nn.Module, world: Archive, count: int = 200) -> float:
 def main() -> None:
     from diffusers import AutoencoderTiny
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=38)
     parser.add_argument("--scenes", type=int, default=16000)
     args = parser.parse_args()
     torch.manual_seed(0)
     world, tune = archive("train", args.scenes), archive("tune", 250)
-    model = AutoencoderTiny().to(device(), memory_format=torch.channels_last)
+    model: Any = AutoencoderTiny()
+    model.to(device(), memory_format=torch.channels_last)
     outer = ("encoder.layers.0.", "encoder.layers.14.", "decoder.layers.0.", "decoder.layers.18.")
     optimiser = Muon(model.named_parameters(), plain=outer)
 
@@ -106,10 +110,16 @@ def main() -> None:
         error = ((restored.float().clamp(-1, 1) - pixels) / 2).square()
         objects = (tune.owners[:64] > 0)[:, None].to(device()).expand_as(error)
         mean = sum(decibels(e) for e in error.mean((1, 2, 3))) / len(error)
-        numbers = {"picture_db": mean, "object_db": decibels(error[objects].mean()), "latent_std": float(latents.std())}
+        numbers = {
+            "picture_db": mean,
+            "object_db": decibels(error[objects].mean()),
+            "latent_std": float(latents.std()),
+        }
         return {k: round(v, 3) for k, v in numbers.items()}
 
-    average = train("autoencoder", model, optimiser, step, minutes=args.minutes, report=report, rate=0.02, every=60)
+    average = train(
+        "autoencoder", model, optimiser, step, minutes=args.minutes, report=report, rate=0.02, every=60
+    )
     model.load_state_dict(average.values)
     model.eval()
     model.register_to_config(scaling_factor=round(1 / spread(model, world), 4))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ NAMED_GROUND = 0.25
 """Share of empty patches whose phrase names the ground; the others have the empty phrase, which so means 'nothing there'."""
 
 
-def scheduler() -> object:
+def scheduler() -> Any:
     """Scaled-linear betas and v-prediction; the first level is pure enough to start from noise, the last is clean."""
     from diffusers import DDIMScheduler
 
@@ -47,7 +48,7 @@ def scheduler() -> object:
     )
 
 
-def network() -> torch.nn.Module:
+def network() -> Any:
     """The configuration that diffusers and the host both hold (training.host_parity)."""
     from diffusers import UNet2DConditionModel
 
@@ -100,7 +101,7 @@ class Samples:
 def main() -> None:
     from transformers import CLIPTextModel
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--scenes", type=int, default=16000, help="size of the archive")
     parser.add_argument("--encoded", type=int, default=13000, help="how many of them are encoded")
@@ -108,12 +109,19 @@ def main() -> None:
     torch.manual_seed(0)
     material = prepare(archive("train", args.scenes), args.encoded)
     held = len(material.source) // 50
-    print(f"denoiser: {len(material.source)} samples, latent std {float(material.scenes[:500].float().std()):.3f}", flush=True)
+    print(
+        f"denoiser: {len(material.source)} samples, latent std {float(material.scenes[:500].float().std()):.3f}",
+        flush=True,
+    )
     tower = CLIPTextModel.from_pretrained(EMBEDDED / "clip").float().eval().to(device())
     words, rng, noise_schedule = tokenizer.build(), random.Random(0), scheduler()
     model = network().to(device())
     optimiser = Muon(model.named_parameters(), plain=("conv_in", "conv_out", "time_embedding"))
-    samples = Samples(Material(material.scenes, *(getattr(material, k)[held:] for k in ("masked", "cells", "source", "about"))))
+    samples = Samples(
+        Material(
+            material.scenes, *(getattr(material, k)[held:] for k in ("masked", "cells", "source", "about"))
+        )
+    )
 
     def loss_of(source: Material, pick: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
         latents = source.scenes[source.source[pick]].float().to(device())
@@ -124,8 +132,8 @@ def main() -> None:
             told = tower(ids_of(words, phrases).to(device())).last_hidden_state
         steps = torch.randint(1000, (len(pick),), device=device())
         noise = torch.randn_like(latents)
-        noisy = noise_schedule.add_noise(latents, noise, steps)  # type: ignore[attr-defined]
-        target = noise_schedule.get_velocity(latents, noise, steps)  # type: ignore[attr-defined]
+        noisy = noise_schedule.add_noise(latents, noise, steps)
+        target = noise_schedule.get_velocity(latents, noise, steps)
         with autocast():
             guess = model(torch.cat([noisy, cells, masked], 1), steps, told).sample
         error = (guess.float() - target).square()
@@ -141,16 +149,20 @@ def main() -> None:
         state = torch.random.get_rng_state()
         torch.manual_seed(1)
         pick = torch.arange(min(held, 256))
-        inside = sum(float(loss_of(material, part, random.Random(1))[1]) for part in pick.split(64)) / len(pick.split(64))
+        inside = sum(float(loss_of(material, part, random.Random(1))[1]) for part in pick.split(64)) / len(
+            pick.split(64)
+        )
         torch.random.set_rng_state(state)
         return {"held_out_inside": round(inside, 5)}
 
     def save(values: dict[str, Tensor]) -> None:
         model.load_state_dict(values)
         save_half(model, EMBEDDED / "unet_inpaint")
-        noise_schedule.save_pretrained(EMBEDDED / "scheduler")  # type: ignore[attr-defined]
+        noise_schedule.save_pretrained(EMBEDDED / "scheduler")
 
-    average = train("denoiser", model, optimiser, step, minutes=args.minutes, report=report, rate=0.015, every=120)
+    average = train(
+        "denoiser", model, optimiser, step, minutes=args.minutes, report=report, rate=0.015, every=120
+    )
     save(average.values)
 
 

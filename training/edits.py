@@ -53,7 +53,7 @@ def edit_cells(own: Tensor, others: Tensor, stranger: Tensor, rng: random.Random
     left, up, right, down = (rng.uniform(0, MARGIN) for _ in range(4))
     x0, y0, x1, y1 = max(x0 - left, 0), max(y0 - up, 0), min(x1 + right, SIDE), min(y1 + down, SIDE)
     if shape == "box":
-        area = (_X >= x0) & (_X <= x1) & (_Y >= y0) & (_Y <= y1)
+        area = (x0 <= _X) & (x1 >= _X) & (y0 <= _Y) & (y1 >= _Y)
     elif shape == "ellipse":
         reach = rng.uniform(1.2, 1.45) / 2
         across, along = (_X - (x0 + x1) / 2) / ((x1 - x0) * reach), (_Y - (y0 + y1) / 2) / ((y1 - y0) * reach)

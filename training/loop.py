@@ -96,7 +96,11 @@ def train(
     while spent < budget:
         begun = time.perf_counter()
         progress = spent / budget
-        current = rate * min(1.0, (iteration + 1) / warmup) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
+        current = (
+            rate
+            * min(1.0, (iteration + 1) / warmup)
+            * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
         for group in optimiser.param_groups:
             group["lr"] = current
         loss = step(progress)
@@ -113,7 +117,10 @@ def train(
             saved = spent
             with average.applied(module):
                 numbers = report()
-            _note(log, {"seconds": round(spent, 1), "iteration": iteration, "loss": round(running, 5), **numbers})
+            _note(
+                log,
+                {"seconds": round(spent, 1), "iteration": iteration, "loss": round(running, 5), **numbers},
+            )
             _save(checkpoint, module, optimiser, average, spent, iteration)
     return average
 
@@ -125,11 +132,20 @@ def _note(log: Path, line: dict[str, Any]) -> None:
         if fresh:
             writer.writeheader()
         writer.writerow(line)
-    print(log.stem, " ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()), flush=True)
+    print(
+        log.stem,
+        " ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()),
+        flush=True,
+    )
 
 
 def _save(
-    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, average: Average, spent: float, iteration: int
+    path: Path,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: Average,
+    spent: float,
+    iteration: int,
 ) -> None:
     state = {
         "module": module.state_dict(),

@@ -47,7 +47,8 @@ class Muon(torch.optim.Optimizer):
         adam_ratio: float = 0.1,
         plain: tuple[str, ...] = (),
     ) -> None:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in named:
             if parameter.requires_grad:
                 fits = parameter.ndim >= 2 and not any(word in name for word in plain)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from .views import jittered_views
 from .world.archive import PLACES, Archive, archive
 from .world.grounds import GROUND_NAMES
 from .world.icons import CLASSES, COLOUR_NAMES
-from .world.phrases import PAD, UNKNOWN, ground_phrase, thing_phrase, vocabulary
+from .world.phrases import UNKNOWN, ground_phrase, thing_phrase, vocabulary
 
 SIZE, PATCH, WIDTH = 64, 8, 128
 BATCH, GROUNDS, STRANGERS = 160, 14, 16
@@ -31,7 +32,7 @@ ANY = -1
 GROUND_CLASS = len(CLASSES)
 
 
-def configuration() -> object:
+def configuration() -> Any:
     """Square projection, quick GELU and an end token other than 2, so that the host's classes hold the text tower."""
     from transformers import CLIPConfig
 
@@ -57,9 +58,9 @@ def configuration() -> object:
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
 
 
-def ids_of(words: object, phrases: list[str]) -> Tensor:
+def ids_of(words: Any, phrases: list[str]) -> Tensor:
     """Token ids [T,16], padded."""
-    return words(phrases, padding="max_length", truncation=True, return_tensors="pt").input_ids  # type: ignore[operator]
+    return words(phrases, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def embeddings(model: torch.nn.Module, views: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +133,12 @@ class Batches:
         named = torch.isin(strangers, torch.tensor(sorted(names)))
         strangers = strangers.masked_fill(named, UNKNOWN)[named.any(1)]
         nothing = torch.zeros(len(truth), len(strangers), dtype=torch.bool)
-        return views, torch.cat([ids, strangers]), torch.cat([truth, nothing], 1), torch.cat([undecided, nothing], 1)
+        return (
+            views,
+            torch.cat([ids, strangers]),
+            torch.cat([truth, nothing], 1),
+            torch.cat([undecided, nothing], 1),
+        )
 
 
 def contrast(seen: Tensor, said: Tensor, scale: Tensor, truth: Tensor, undecided: Tensor) -> Tensor:
@@ -141,7 +147,9 @@ def contrast(seen: Tensor, said: Tensor, scale: Tensor, truth: Tensor, undecided
     target = truth.float()
     rows = -(F.log_softmax(logits, 1) * target).sum(1) / target.sum(1).clamp(min=1)
     columns = -(F.log_softmax(logits, 0) * target).sum(0) / target.sum(0).clamp(min=1)
-    floor = target.sum(1).clamp(min=1).log().mean() + target.sum(0).clamp(min=1).log().sum() / truth.any(0).sum()
+    floor = (
+        target.sum(1).clamp(min=1).log().mean() + target.sum(0).clamp(min=1).log().sum() / truth.any(0).sum()
+    )
     return (rows.mean() + columns.sum() / truth.any(0).sum() - floor) / 2
 
 
@@ -176,18 +184,26 @@ def picking(model: torch.nn.Module, world: Archive, limit: int = 150) -> dict[st
         torch.manual_seed(scene)
         views = torch.cat(
             [
-                jittered_views(world.pixels(pairs[:, 0]), world.masks(pairs), torch.full((len(things),), kind), SIZE)
+                jittered_views(
+                    world.pixels(pairs[:, 0]), world.masks(pairs), torch.full((len(things),), kind), SIZE
+                )
                 for kind in (0, 1)
             ]
         )
         torch.random.set_rng_state(state)
         for told in right:
-            keys = {"both": things[:, :2].tolist(), "class": things[:, :1].tolist(), "colour": things[:, 1:2].tolist()}[told]
+            keys = {
+                "both": things[:, :2].tolist(),
+                "class": things[:, :1].tolist(),
+                "colour": things[:, 1:2].tolist(),
+            }[told]
             target = rng.randrange(len(things))
             if keys.count(keys[target]) > 1:
                 continue
             name, colour = CLASSES[int(things[target, 0])], COLOUR_NAMES[int(things[target, 1])]
-            phrase = thing_phrase(name if told != "colour" else None, colour if told != "class" else None, None, rng)
+            phrase = thing_phrase(
+                name if told != "colour" else None, colour if told != "class" else None, None, rng
+            )
             seen, said = embeddings(model, views.to(device()), ids_of(words, [phrase]).to(device()))
             score = (seen @ said.T)[:, 0].view(2, -1).sum(0)
             right[told] += int(score.argmax() == target)
@@ -198,7 +214,7 @@ def picking(model: torch.nn.Module, world: Archive, limit: int = 150) -> dict[st
 def main() -> None:
     from transformers import CLIPImageProcessor, CLIPModel
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--scenes", type=int, default=16000)
     parser.add_argument("--restored", type=int, default=3000)
@@ -207,7 +223,8 @@ def main() -> None:
     world, tune = archive("train", args.scenes), archive("tune", 250)
     restored = restored_pictures(world, args.restored) if args.restored else None
     batches = Batches(world, restored)
-    model = CLIPModel(configuration()).to(device())
+    model: Any = CLIPModel(configuration())
+    model.to(device())
     optimiser = Muon(model.named_parameters(), plain=("embed", "logit_scale"))
 
     def step(progress: float) -> Tensor:
@@ -221,7 +238,9 @@ def main() -> None:
     def report() -> dict[str, float]:
         return picking(model, tune) | {"scale": round(float(model.logit_scale.exp()), 2)}
 
-    average = train("scorer", model, optimiser, step, minutes=args.minutes, report=report, rate=0.01, every=90)
+    average = train(
+        "scorer", model, optimiser, step, minutes=args.minutes, report=report, rate=0.01, every=90
+    )
     model.load_state_dict(average.values)
     save_half(model, EMBEDDED / "clip")
     tokenizer.save(EMBEDDED / "clip")

@@ -21,7 +21,9 @@ def build() -> Any:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = [(SPECIALS[BOS], BOS), (SPECIALS[EOS], EOS)]
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{SPECIALS[BOS]} $A {SPECIALS[EOS]}", special_tokens=ends)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{SPECIALS[BOS]} $A {SPECIALS[EOS]}", special_tokens=ends
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=SPECIALS[PAD],

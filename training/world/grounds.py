@@ -30,8 +30,10 @@ def _smooth_noise(rng: np.random.Generator, cells: int, amplitude: float) -> np.
 def _sky(rng: np.random.Generator) -> np.ndarray:
     horizon = rng.uniform(0.45, 0.75)
     air = _mix(_near(rng, (118, 174, 230)), _near(rng, (206, 228, 245)), np.clip(_Y / horizon, 0, 1))
-    land = _mix(_near(rng, (122, 170, 90)), _near(rng, (86, 136, 64)), np.clip((_Y - horizon) / (1 - horizon), 0, 1))
-    return np.where((_Y > horizon)[..., None], land, air)
+    land = _mix(
+        _near(rng, (122, 170, 90)), _near(rng, (86, 136, 64)), np.clip((_Y - horizon) / (1 - horizon), 0, 1)
+    )
+    return np.where((horizon < _Y)[..., None], land, air)
 
 
 def _sand(rng: np.random.Generator) -> np.ndarray:

@@ -237,7 +237,9 @@ CLASSES: tuple[str, ...] = tuple(ICONS)
 COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
 
 
-def draw_icon(name: str, colour: Rgb, size: int, *, flip: bool = False, angle: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def draw_icon(
+    name: str, colour: Rgb, size: int, *, flip: bool = False, angle: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """One icon as (rgb float32 [size,size,3] in 0..255, alpha float32 [size,size] in 0..1).
 
     `angle` is in degrees, counter-clockwise; `flip` mirrors left and right before the rotation.

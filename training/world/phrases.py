@@ -26,15 +26,64 @@ PLACE_PHRASES: dict[str, tuple[str, ...]] = {
     "bottom": ("at the bottom", "in the lower part"),
     "center": ("in the center", "in the middle", "in the centre"),
 }
-THING_FRAMES = ("{}", "{}", "a {}", "the {}", "a photo of a {}", "a picture of a {}", "{} icon", "a drawing of a {}")
+THING_FRAMES = (
+    "{}",
+    "{}",
+    "a {}",
+    "the {}",
+    "a photo of a {}",
+    "a picture of a {}",
+    "{} icon",
+    "a drawing of a {}",
+)
 GROUND_FRAMES = ("{}", "the {}", "{} background", "a {} background", "a photo of {}", "the {} ground")
 NOUNS_FOR_ANYTHING = ("thing", "object")
 
-FUNCTION_WORDS = (
-    "a an the of photo picture image icon drawing on at in from with and to some something else nothing one two "
-    "left right top bottom center centre middle upper lower corner side part "
-    "object thing small large big little background ground scene"
-).split()
+FUNCTION_WORDS = [
+    "a",
+    "an",
+    "the",
+    "of",
+    "photo",
+    "picture",
+    "image",
+    "icon",
+    "drawing",
+    "on",
+    "at",
+    "in",
+    "from",
+    "with",
+    "and",
+    "to",
+    "some",
+    "something",
+    "else",
+    "nothing",
+    "one",
+    "two",
+    "left",
+    "right",
+    "top",
+    "bottom",
+    "center",
+    "centre",
+    "middle",
+    "upper",
+    "lower",
+    "corner",
+    "side",
+    "part",
+    "object",
+    "thing",
+    "small",
+    "large",
+    "big",
+    "little",
+    "background",
+    "ground",
+    "scene",
+]
 SPECIALS = ("<pad>", "<bos>", "<unk>", "<eos>")
 PAD, BOS, UNKNOWN, EOS = range(4)
 

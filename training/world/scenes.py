@@ -81,12 +81,15 @@ class Scene:
     masks: np.ndarray
 
 
-def _free_box(rng: np.random.Generator, taken: list[tuple[int, int, int]], low: int, high: int) -> tuple[int, int, int] | None:
+def _free_box(
+    rng: np.random.Generator, taken: list[tuple[int, int, int]], low: int, high: int
+) -> tuple[int, int, int] | None:
     for _ in range(40):
         size = int(rng.integers(low, high + 1))
         x, y = (int(v) for v in rng.integers(1, SIDE - 1 - size, 2))
         if all(
-            x + size + GAP <= u or u + s + GAP <= x or y + size + GAP <= v or v + s + GAP <= y for u, v, s in taken
+            x + size + GAP <= u or u + s + GAP <= x or y + size + GAP <= v or v + s + GAP <= y
+            for u, v, s in taken
         ):
             return x, y, size
     return None

@@ -1,0 +1,87 @@
+"""A transformers `CLIPModel` behind the `Scorer` protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+"""A word of a query as a person would count it."""
+
+
+def as_tensor(output: Any) -> Tensor:
+    """The projected vector of `get_*_features`: transformers 4 returns the tensor, 5 an object that holds it.
+
+    Raises:
+        TypeError: neither of the two.
+    """
+    if isinstance(output, Tensor):
+        return output
+    pooled = getattr(output, "pooler_output", None)
+    if isinstance(pooled, Tensor):
+        return pooled
+    raise TypeError(
+        f"expected a tensor or an output with pooler_output, got {type(output).__name__}; check transformers"
+    )
+
+
+class ClipScorer:
+    """Cosines between views and phrases (Radford et al. 2021).
+
+    Attributes are those of `protocols.Scorer`; `mean` and `std` [3] normalise views before the vision tower.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        gate: float | None = None,
+        rivals: Sequence[str] = (),
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.image_size = int(model.config.vision_config.image_size)
+        self.logit_scale = float(model.logit_scale.detach().exp())
+        self.gate = gate
+        self.rivals = tuple(rivals)
+        self._mean = torch.tensor(list(mean)).view(3, 1, 1)
+        self._std = torch.tensor(list(std)).view(3, 1, 1)
+        self._length = min(
+            int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings)
+        )
+
+    @torch.no_grad()
+    def encode_images(self, views: Tensor) -> Tensor:
+        """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32."""
+        weight = next(self.model.parameters())
+        pixels = ((views.float() - self._mean.to(views.device)) / self._std.to(views.device)).to(weight)
+        return F.normalize(as_tensor(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """T phrases -> unit embeddings [T,D] float32; longer phrases than the tower holds are cut."""
+        ids = self.tokenizer(
+            list(texts), padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
+        ).input_ids
+        device = next(self.model.parameters()).device
+        # No attention mask: attention is causal and the pooled token stands before the padding.
+        return F.normalize(as_tensor(self.model.get_text_features(input_ids=ids.to(device))).float(), dim=-1)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Words that turn into the tokenizer's unknown token; none where it has no such token or spells words out."""
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        if unknown is None:
+            return ()
+        return tuple(
+            word
+            for word in dict.fromkeys(WORD.findall(text))
+            if unknown in self.tokenizer(word, add_special_tokens=False).input_ids
+        )

@@ -1,0 +1,363 @@
+"""`Retoucher`: a picture, what to change and what it becomes -> the changed picture, with everything that led to it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .editing.composite import composite
+from .editing.guidance import guided_denoiser
+from .editing.sampler import retouch_latent
+from .editing.schedule import sigmas_of
+from .editing.work_frame import WorkFrame
+from .models.protocols import Editor, Scorer, Segmenter
+from .ranking.rank import Ranking, rank
+from .recipes import DEFAULT, Recipe
+from .recipes import recipe as recipe_named
+from .regions.edit_mask import EditMask, edit_mask
+from .regions.search import Found, search
+from .report import Report, not_found
+from .tensors.checks import InputWarning, check_image, check_text, clamped, fit_mask
+from .tensors.regions import Regions
+
+Progress = Callable[[float, str], None]
+"""(share done in 0..1, what is going on); whatever it raises stops the run."""
+
+BATCH = 8
+"""Candidates that are sampled at once unless the caller says otherwise."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one retouch gave.
+
+    Attributes:
+        image: IMAGE [1,H,W,3], the best candidate, or the source where nothing was found.
+        mask: the composite mask, MASK [1,H,W]; where it is 0, `image` equals the source bit for bit.
+        candidates: IMAGE [m,H,W,3] in the order of their seeds; m = 0 where nothing was found.
+        scores: [m], higher is better.
+        best: index of the best candidate; 0 where there is none.
+        regions: every entity of the picture with its score.
+        selected: bool [N], those that were edited.
+        report: everything that decided the result.
+    """
+
+    image: Tensor
+    mask: Tensor
+    candidates: Tensor
+    scores: Tensor
+    best: int
+    regions: Regions
+    selected: Tensor
+    report: Report
+
+
+class Retoucher:
+    """The main job: find by text, edit by text, keep the rest, pick the best.
+
+    Any models fit that fill the three roles of `models.protocols`.
+    """
+
+    def __init__(self, segmenter: Segmenter, scorer: Scorer, editor: Editor) -> None:
+        self.segmenter, self.scorer, self.editor = segmenter, scorer, editor
+
+    @classmethod
+    def embedded(cls, folder: Path | None = None, *, device: torch.device | str | None = None) -> Retoucher:
+        """With the models that ship with the library.
+
+        Raises:
+            WeightsError: their files are missing or damaged.
+        """
+        from .models.embedded import FOLDER, load_embedded
+
+        parts = load_embedded(folder or FOLDER, device=device)
+        return cls(parts.segmenter, parts.scorer, parts.editor)
+
+    @torch.no_grad()
+    def retouch(
+        self,
+        image: Tensor,
+        query: str = "",
+        prompt: str = "",
+        recipe: str | Recipe = DEFAULT,
+        candidates: int | None = None,
+        seed: int = 0,
+        *,
+        steps: int | None = None,
+        mask: Tensor | None = None,
+        negatives: Sequence[str] = (),
+        batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Change what `query` names into what `prompt` says.
+
+        Args:
+            image: IMAGE [1,H,W,3] float in 0..1, sides of at least 16 px.
+            query: what to change ("the red car on the left", "background").
+            prompt: what it becomes; "" removes it.
+            recipe: a name from `recipes.RECIPES`, or a `Recipe`.
+            candidates: how many to make (None: as the recipe says); candidate k uses seed + k.
+            seed: 0 or more.
+            steps: sampling steps (None: as the recipe says).
+            mask: MASK [1,H,W] that replaces the search; the query then only names what is there now.
+            negatives: phrases for what is not meant; they compete with the query in the presence gate.
+            batch: candidates at once.
+            progress: called with the share done and a word.
+
+        Raises:
+            TypeError, ValueError: one sentence that names the input and says what to do.
+        """
+        image = check_image(image, batch=1)
+        settings = _settled(recipe_named(recipe) if isinstance(recipe, str) else recipe, candidates, steps)
+        query = check_text(query) if mask is None else query.strip()
+        if not isinstance(prompt, str):
+            raise TypeError(
+                f"prompt must be text, got {type(prompt).__name__}; use '' to remove what is there"
+            )
+        prompt = prompt.strip()
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed must be a whole number from 0 up, got {seed!r}; use 0 if you do not care")
+        tell = progress or (lambda share, text: None)
+        clock = _Clock()
+        with _noted() as notes:
+            seen = clamped(image)
+            tell(0.02, "looking for it")
+            with clock("search"):
+                if mask is None:
+                    found = search(
+                        seen,
+                        query,
+                        self.segmenter,
+                        self.scorer,
+                        settings=settings.settings(),
+                        negatives=negatives,
+                    )
+                else:
+                    found = _given(mask, image)
+            area = WorkFrame.fit((image.shape[1], image.shape[2]), self.editor.size)
+            edit = _edit_area(found, area, settings, self.editor.cell) if found.present else None
+            if edit is None or not (edit.composite > 0).any():
+                report = self._nothing(image, found, query, prompt, recipe, seed, settings, clock, notes)
+                return _unchanged(image, found, report)
+            tell(0.2, "painting")
+            with clock("paint"):
+                work = area.to_work(seen)
+                latents = self._paint(work, edit, found.text or query, prompt, settings, seed, batch, tell)
+            with clock("decode"):
+                painted = torch.cat([area.from_work(self.editor.decode(z[None])).to(image) for z in latents])
+                soft = area.mask_from_work(edit.composite).to(image)
+                soft = soft * (area.mask_from_work(edit.painted) > 0)
+                made = composite(image, painted, soft)
+            tell(0.9, "choosing")
+            with clock("rank"):
+                ranking = self._rank(seen, made.clamp(0, 1), soft, prompt, settings)
+        report = Report(
+            query=query,
+            prompt=prompt,
+            recipe=_name_of(recipe),
+            seed=seed,
+            size=image.shape[1:3],
+            candidates=len(made),
+            batch_size=min(batch or BATCH, len(made)),
+            found=True,
+            region_scores=_scores_of(found),
+            selected=found.selected.nonzero()[:, 0].tolist(),
+            mask_share=float((soft > 0).float().mean()),
+            candidate_scores=ranking.scores.tolist(),
+            ranking=ranking.order.tolist(),
+            stages=found.regions.trace,
+            timings=clock.seconds,
+            settings=settings.settings(),
+            device=str(image.device),
+            warnings=list(dict.fromkeys([*found.notes, *notes])),
+            fallback=[ranking.fallback] if ranking.fallback else [],
+        )
+        tell(1.0, "done")
+        best = ranking.best
+        return Result(
+            made[best : best + 1], soft, made, ranking.scores, best, found.regions, found.selected, report
+        )
+
+    def _paint(
+        self,
+        work: Tensor,
+        edit: EditMask,
+        referring: str,
+        prompt: str,
+        settings: Recipe,
+        seed: int,
+        batch: int | None,
+        tell: Progress,
+    ) -> Tensor:
+        """Latents [m,C,h,w] of the candidates."""
+        editor = self.editor
+        scale = settings.scale if prompt else settings.removal_scale
+        z0 = editor.encode(work)
+        target, old, empty = editor.encode_prompts([prompt, referring, ""]).split(1)
+        extra: dict[str, Any] = {}
+        if editor.inpaint:
+            hole = (
+                edit.painted[..., None]
+                if settings.inpaint_input == "masked" or not prompt
+                else torch.zeros(1)
+            )
+            extra = {"mask": edit.latent, "masked_latents": editor.encode(torch.where(hole > 0, 0.5, work))}
+        denoise = guided_denoiser(
+            lambda x, sigma, told: editor.denoise(x, sigma, told, **extra),
+            target,
+            old if settings.lam > 0 else None,
+            empty,
+            scale,
+            settings.lam if prompt else 0.0,
+        )
+        sigmas = sigmas_of(editor.scheduler, settings.steps, settings.strength)
+        size = batch or BATCH
+        total = settings.candidates
+
+        def step(done: int, steps: int, _: Tensor, which: range) -> None:
+            share = (which.start + (which.stop - which.start) * done / steps) / total
+            tell(0.2 + 0.6 * share, f"painting, step {done} of {steps}")
+
+        return retouch_latent(
+            denoise,
+            z0,
+            edit.latent.to(z0),
+            sigmas,
+            seed=seed,
+            candidates=total,
+            start=settings.start,
+            noise_mode=settings.noise_mode,
+            progressive=settings.progressive,
+            batch=size,
+            callback=step,
+        )
+
+    def _rank(self, source: Tensor, made: Tensor, soft: Tensor, prompt: str, settings: Recipe) -> Ranking:
+        return rank(
+            source,
+            made,
+            soft,
+            self.scorer,
+            prompt,
+            mode=settings.rank_mode,
+            alpha=settings.alpha,
+            normalise=settings.normalise,
+            region=settings.rank_region if prompt else "full",
+        )
+
+    def _nothing(
+        self,
+        image: Tensor,
+        found: Found,
+        query: str,
+        prompt: str,
+        recipe: str | Recipe,
+        seed: int,
+        settings: Recipe,
+        clock: _Clock,
+        notes: list[str],
+    ) -> Report:
+        message = found.message or not_found(
+            query, _scores_of(found), gate=found.gate, unknown_words=self.scorer.unknown_words(query)
+        )
+        return Report(
+            query=query,
+            prompt=prompt,
+            recipe=_name_of(recipe),
+            seed=seed,
+            size=image.shape[1:3],
+            candidates=settings.candidates,
+            batch_size=0,
+            found=False,
+            message=message,
+            region_scores=_scores_of(found),
+            stages=found.regions.trace,
+            timings=clock.seconds,
+            settings=settings.settings(),
+            device=str(image.device),
+            warnings=list(dict.fromkeys([*found.notes, *notes])),
+        )
+
+
+def _settled(recipe: Recipe, candidates: int | None, steps: int | None) -> Recipe:
+    for name, value in (("candidates", candidates), ("steps", steps)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(
+                f"{name} must be a whole number from 1 up, got {value!r}; leave it out for the recipe's"
+            )
+    return replace(recipe, candidates=candidates or recipe.candidates, steps=steps or recipe.steps)
+
+
+def _name_of(recipe: str | Recipe) -> str:
+    return recipe if isinstance(recipe, str) else recipe.title
+
+
+def _scores_of(found: Found) -> list[float]:
+    scores = found.regions.scores
+    return [] if scores is None else scores.tolist()
+
+
+def _given(mask: Tensor, image: Tensor) -> Found:
+    """A search that the caller has done: one region, the mask itself."""
+    height, width = image.shape[1:3]
+    fitted, note = fit_mask(mask, (height, width))
+    if len(fitted) != 1:
+        raise ValueError(f"mask has batch {len(fitted)} but image has batch 1; join the masks first")
+    regions = Regions(fitted > 0.5, None, (height, width)).traced("given mask", note=note)
+    present = bool((fitted > 0.5).any())
+    message = "" if present else "The mask is empty, so the picture is unchanged."
+    return Found(regions, torch.tensor([present]), present, "", None, message, (note,) if note else ())
+
+
+def _edit_area(found: Found, frame: WorkFrame, settings: Recipe, cell: int) -> EditMask:
+    chosen = found.regions.masks[found.selected]
+    rest = found.regions.masks[~found.selected & found.things] if found.things is not None else chosen[:0]
+    selected, others = (frame.mask_to_work(m.any(0, keepdim=True).float()) for m in (chosen, rest))
+    shape = settings.shape if not found.is_ground else "mask"
+    parts = frame.mask_to_work(chosen.float()) > 0
+    fade = round(settings.feather * frame.side)
+    return edit_mask(selected, others, cell=cell, shape=shape, dilate=settings.dilate, fade=fade, boxes=parts)
+
+
+def _unchanged(image: Tensor, found: Found, report: Report) -> Result:
+    empty = image.new_zeros(1, *image.shape[1:3])
+    nobody = torch.zeros(len(found.regions), dtype=torch.bool)
+    return Result(image.clone(), empty, image[:0], image.new_zeros(0), 0, found.regions, nobody, report)
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
+
+
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """Collect our warnings as sentences for the report, and let every warning through."""
+    notes: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        show = warnings.showwarning
+
+        def note(message: Any, category: Any, *rest: Any, **named: Any) -> None:
+            if isinstance(message, InputWarning):
+                notes.append(str(message))
+            show(message, category, *rest, **named)
+
+        warnings.showwarning = note
+        yield notes

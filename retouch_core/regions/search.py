@@ -1,0 +1,195 @@
+"""The whole search: entities, presence, threshold, place -> which regions of a picture a query means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..models.protocols import Scorer, Segmenter
+from ..tensors.convert import to_bchw, to_bhwc
+from ..tensors.regions import Regions
+from .entities import background_mask, disjoint
+from .grid import locate
+from .location import parse_location
+from .presence import presence
+from .scores import score_regions
+
+SEARCH_SIDE = 1024
+"""Longer side in pixels up to which a picture is searched as it is; larger ones are searched reduced."""
+
+BACKGROUND = re.compile(r"(?:the |a )?(?:whole |entire )?(?:background|backdrop|surroundings)", re.IGNORECASE)
+"""Queries that mean everything that is not an entity."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        regions: every entity with its score.
+        selected: bool [N], those the query means.
+        present: whether the query is there at all.
+        text: the query without its words of place.
+        gate: presence threshold that was applied, or None.
+        message: why nothing was found, where there is more to say than the scores.
+        notes: sentences for the report.
+        things: bool [N], entities that the segmenter proposed (the rest are leftovers), or None.
+        is_ground: whether the selection is ground rather than a thing.
+    """
+
+    regions: Regions
+    selected: Tensor
+    present: bool
+    text: str
+    gate: float | None
+    message: str = ""
+    notes: tuple[str, ...] = ()
+    things: Tensor | None = None
+    is_ground: bool = False
+
+
+def is_background(query: str) -> bool:
+    """Whether the query means everything that is not an entity."""
+    return BACKGROUND.fullmatch(query.strip().rstrip(".")) is not None
+
+
+def search(
+    image: Tensor,
+    query: str,
+    segmenter: Segmenter,
+    scorer: Scorer,
+    *,
+    settings: Mapping[str, Any],
+    negatives: Sequence[str] = (),
+    masks: Tensor | None = None,
+) -> Found:
+    """Find the regions of IMAGE [1,H,W,3] in 0..1 that `query` means.
+
+    Args:
+        settings: values named as the fields of `recipes.Recipe`.
+        negatives: phrases for what is not meant.
+        masks: bool [N,H,W] of known entities, instead of the segmenter's.
+
+    Raises:
+        ValueError: options or ranks that mean nothing.
+    """
+    height, width = image.shape[1:3]
+    small = _reduced(image)
+    if masks is None:
+        proposals, scores = segmenter(small)
+    else:
+        proposals, scores = masks, torch.ones(len(masks))
+        small = image
+    regions = disjoint(proposals, scores, score_min=settings["score_min"])
+    things = len(regions)
+    if is_background(query):
+        ground = background_mask(regions) > 0
+        whole = Regions(torch.cat([regions.masks, ground]), None, regions.source_size, trace=regions.trace)
+        chosen = torch.arange(things + 1) == things
+        present = bool(ground.any())
+        found = Found(
+            whole.traced("background", area=int(ground.sum())),
+            chosen,
+            present,
+            "background",
+            None,
+            message="" if present else "Entities cover the whole picture, so it has no background.",
+            things=~chosen,
+            is_ground=True,
+        )
+        return _enlarged(found, (height, width))
+    regions = disjoint(proposals, scores, score_min=settings["score_min"], leftovers=settings["leftovers"])
+    is_thing = torch.arange(len(regions)) < things
+    return _enlarged(_matching(small, regions, is_thing, query, scorer, settings, negatives), (height, width))
+
+
+def _matching(
+    image: Tensor,
+    regions: Regions,
+    is_thing: Tensor,
+    query: str,
+    scorer: Scorer,
+    settings: Mapping[str, Any],
+    negatives: Sequence[str],
+) -> Found:
+    location = parse_location(query)
+    gate: float | None = None
+    if location.text and len(regions):
+        regions = score_regions(
+            image,
+            regions,
+            location.text,
+            scorer,
+            view=settings["view"],
+            fill=settings["fill"],
+            template=settings["template"],
+        )
+        if settings["gate"]:
+            there = presence(image, regions, location.text, scorer, negatives=negatives)
+            gate = there.gate
+            numbers = {"best": there.best, "gate": there.gate, "present": there.present}
+            regions = regions.traced("presence", **numbers)
+            if not there.present:
+                shares = regions.with_scores(there.per_region.to(torch.float32))
+                nobody = torch.zeros(len(regions), dtype=torch.bool)
+                return Found(shares, nobody, False, location.text, gate, things=is_thing)
+    else:
+        regions = regions.with_scores(torch.zeros(len(regions)))
+    options = {
+        "mode": settings["threshold"],
+        "u": settings["u"],
+        "beta": settings["beta"] or scorer.logit_scale,
+        "norm": settings["norm"],
+    }
+    pool = regions
+    if not location.text:
+        # "the bottom" names a part of the frame, and the ground is in every part: only things count.
+        pool = regions.select(is_thing) if is_thing.any() else regions
+    kept = locate(pool, location, threshold_kwargs=options, rule=settings["place_rule"])
+    last = kept.trace[-1]
+    chosen = torch.zeros(len(regions), dtype=torch.bool)
+    chosen[torch.tensor(last["selected"], dtype=torch.long)] = True
+    notes = tuple(str(last[k]) for k in ("warning",) if last.get(k))
+    unknown = scorer.unknown_words(location.text)
+    if unknown:
+        notes += (f"the scorer does not know {', '.join(unknown)}, which counted as any word",)
+    regions = replace(regions, trace=kept.trace)
+    ground = bool(chosen.any()) and not bool((chosen & is_thing).any())
+    message = (
+        ""
+        if chosen.any() or len(regions) == 0
+        else f"Nothing lies {location.phrase}, so the picture is unchanged."
+    )
+    return Found(
+        regions,
+        chosen,
+        bool(chosen.any()),
+        location.text,
+        gate,
+        message,
+        notes,
+        things=is_thing,
+        is_ground=ground,
+    )
+
+
+def _reduced(image: Tensor) -> Tensor:
+    longer = max(image.shape[1:3])
+    if longer <= SEARCH_SIDE:
+        return image
+    size = [max(16, round(length * SEARCH_SIDE / longer)) for length in image.shape[1:3]]
+    return to_bhwc(F.interpolate(to_bchw(image), size=size, mode="bicubic", antialias=True).clamp(0, 1))
+
+
+def _enlarged(found: Found, size: tuple[int, int]) -> Found:
+    """The same at the size of the source."""
+    if found.regions.source_size == size:
+        return found
+    masks = F.interpolate(found.regions.masks[:, None].to(torch.uint8), size=size, mode="nearest")[:, 0] > 0
+    return replace(found, regions=replace(found.regions, masks=masks, source_size=size))

@@ -72,13 +72,15 @@ def _retouch(options: argparse.Namespace) -> int:
         write_mask,
         write_picture,
     )
+    from .recipes import recipe
     from .report import headline
     from .sheet import contact_sheet
     from .tensors.checks import InputWarning, check_text
 
     # Everything that can be wrong is found before anything long begins.
     query = check_text(options.query)
-    _check_recipe(options.recipe)
+    if options.recipe is not None:
+        recipe(options.recipe)
     check_writable(options.output)
     _check_not_overwritten(options.picture, options.output)
     with warnings.catch_warnings(record=True) as caught:
@@ -158,15 +160,6 @@ def _eval(options: argparse.Namespace) -> int:
         sys.argv = before
         sys.path.remove(str(root))
     return DONE
-
-
-def _check_recipe(name: str | None) -> None:
-    if name is None:
-        return
-    from .recipes import RECIPES
-
-    if name not in RECIPES:
-        raise ValueError(f"recipe {name!r} does not exist; choose one of {', '.join(RECIPES)}")
 
 
 def _check_not_overwritten(picture: str, folder: str) -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -99,22 +98,13 @@ class StandIn:
         )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    name: str
-    steps: int
-
-
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch):
-    pipeline, recipes = ModuleType("retouch_core.pipeline"), ModuleType("retouch_core.recipes")
+    pipeline = ModuleType("retouch_core.pipeline")
     monkeypatch.setattr(StandIn, "calls", [])
     monkeypatch.setattr(StandIn, "problem", None)
     pipeline.Retoucher = StandIn  # type: ignore[attr-defined]
-    recipes.RECIPES = {"default": Recipe("default", 20), "s00": Recipe("s00", 50)}  # type: ignore[attr-defined]
-    recipes.recipe_table = lambda: "default  our own\ns00      the paper"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "retouch_core.pipeline", pipeline)
-    monkeypatch.setitem(sys.modules, "retouch_core.recipes", recipes)
 
 
 @pytest.fixture
@@ -295,7 +285,8 @@ def test_recipes(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["recipes"]) == 0
     assert "s00" in capsys.readouterr().out
     assert cli.main(["recipes", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["s00"] == {"name": "s00", "steps": 50}
+    listed = json.loads(capsys.readouterr().out)
+    assert {"default", "s00"} <= listed.keys() and isinstance(listed["s00"]["steps"], int)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["retouch", "--help"], ["--version"]])

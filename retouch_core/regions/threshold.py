@@ -107,9 +107,11 @@ def adaptive_threshold(
             passing = measure >= measure[order[most - 1]]
         return Threshold(passing, float(tau), kept, probs, cumulative, order)
 
+    # At u = 1 every region with a share of its own is wanted, however small.
+    below = int((cumulative < (u - ROUNDING if u < 1 else 1.0)).sum())
     kept = {
-        "quantile": int((cumulative < u - ROUNDING).sum()) + 1,
-        "reattention": int((cumulative < u - ROUNDING).sum()),
+        "quantile": below + 1,
+        "reattention": below,
         "maxstep": int((ranked[:-1] - ranked[1:]).argmax()) + 1 if count > 1 else 1,
         "argmax": 1,
         "topk": k,

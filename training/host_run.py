@@ -25,7 +25,7 @@ from training.host_objects import host_autoencoder, host_clip, host_model
 from training.random_bundle import save_random_bundle
 
 TOLERANCE = 1e-3
-# sgm_uniform with an even number of steps has a level halfway between two training timesteps: see `tied_steps`.
+# sgm_uniform with an even number of steps has a level halfway between two timesteps: see `tied_steps`.
 SCHEDULES: tuple[dict[str, Any], ...] = (
     {"scheduler": "simple", "steps": 20},
     {"scheduler": "karras", "steps": 20},
@@ -181,7 +181,7 @@ def compare(host: Stages, library: Stages) -> dict[str, float]:
 
 
 def tied_steps(host: Stages, library: Stages) -> list[int]:
-    """Steps at which the two sides asked for neighbouring timesteps because the level lies halfway between them.
+    """Steps at which the sides asked for neighbouring timesteps, the level lying halfway between the two.
 
     Both are equally near there, and the last bit of float32 decides; neither side is wrong. Any other
     disagreement about timesteps is left for the pictures to show.
@@ -195,7 +195,7 @@ def tied_steps(host: Stages, library: Stages) -> list[int]:
 
 
 def run(bundle: Path, edit: Edit) -> float | None:
-    """Both sides of one edit; prints every difference and returns the picture's, None where a level is tied."""
+    """Both sides of one edit; prints every difference and returns the picture's, None for a tied level."""
     host = on_the_host(bundle, edit)
     library = in_the_library(bundle, edit, host.sigmas)
     inside = edit.mask[..., None].bool().expand_as(edit.image)
@@ -206,9 +206,7 @@ def run(bundle: Path, edit: Edit) -> float | None:
     print(f"  the edit changed the picture by {change:.3f} on average inside the mask", flush=True)
     tied = tied_steps(host, library)
     if tied:
-        print(
-            f"  not judged: at step {tied} the level lies halfway between two timesteps, and each side took one"
-        )
+        print(f"  not judged: at step {tied} a level lies halfway between two timesteps; each side took one")
         return None
     return found["picture"]
 

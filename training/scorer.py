@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import tokenizer
 from .bundle import EMBEDDED, save_half
-from .loop import autocast, device, train
+from .loop import RUNS, autocast, device, train
 from .optim import Muon
 from .views import jittered_views
 from .world.archive import PLACES, Archive, archive
@@ -155,9 +155,12 @@ def contrast(seen: Tensor, said: Tensor, scale: Tensor, truth: Tensor, undecided
 
 @torch.no_grad()
 def restored_pictures(world: Archive, count: int) -> Tensor:
-    """The first `count` scenes through the embedded autoencoder, uint8 [count,128,128,3]."""
+    """The first `count` scenes through the embedded autoencoder, uint8 [count,128,128,3]; cached beside the runs."""
     from diffusers import AutoencoderTiny
 
+    cache = RUNS / f"restored_{count}.pt"
+    if cache.exists():
+        return torch.load(cache, weights_only=True)
     model = AutoencoderTiny.from_pretrained(EMBEDDED / "vae").float().eval().to(device())
     model = model.to(memory_format=torch.channels_last)
     parts = []
@@ -166,7 +169,10 @@ def restored_pictures(world: Archive, count: int) -> Tensor:
         with autocast():
             out = model.decode(model.encode(pixels * 2 - 1).latents).sample.float()
         parts.append((out.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
-    return torch.cat(parts)
+    restored = torch.cat(parts)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    torch.save(restored, cache)
+    return restored
 
 
 @torch.no_grad()

@@ -1,0 +1,90 @@
+"""Choose the value of the presence gate on tune scenes, and write it beside the scorer with its ROC.
+
+python -m training.calibrate [--scenes 240]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import chain
+
+import torch
+from retouch_core.models.graph_segmenter import GraphSegmenter
+from retouch_core.regions.presence import presence
+from torch import Tensor
+
+from retouch_core.models.clip_scorer import ClipScorer
+from retouch_core.models.embedded import SCORER_NOTES, load_text_parts
+from retouch_core.models.protocols import Segmenter
+from retouch_core.regions.entities import disjoint
+
+from .bundle import EMBEDDED, write_manifest
+from .evaluation.cases import TOLD, Case, absent, naming
+from .world.grounds import GROUND_NAMES
+from .world.icons import CLASSES, COLOUR_NAMES
+
+RIVALS = (
+    *CLASSES,
+    *(f"{colour} thing" for colour in COLOUR_NAMES),
+    *(f"{ground} background" for ground in GROUND_NAMES),
+    "something else",
+)
+"""Phrases that compete with a query in the presence gate: everything that the scorer has words for."""
+
+KEEP = 0.985
+"""Share of present things that the gate must keep on tune scenes; the rest of the way it is as strict as it can be."""
+
+
+def best_share(case: Case, segmenter: Segmenter, scorer: ClipScorer) -> float:
+    """The highest presence g of any entity of the scene."""
+    regions = disjoint(*segmenter(case.image), leftovers="one_entity")
+    return presence(case.image, regions, case.query, scorer, gate=0.0).best if len(regions) else 0.0
+
+
+def choose(there: Tensor, missing: Tensor) -> tuple[float, list[dict[str, float]]]:
+    """The gate, and the ROC: shares of present kept and of absent refused at a row of gates."""
+    gates = torch.linspace(0.01, 0.6, 60)
+    curve = [
+        {
+            "gate": round(float(g), 3),
+            "kept": float((there >= g).float().mean()),
+            "refused": float((missing < g).float().mean()),
+        }
+        for g in gates
+    ]
+    # Half way between the two goals where both can be met, so that neither hangs on a single scene.
+    able = [row["gate"] for row in curve if row["kept"] >= KEEP]
+    strict = [row["gate"] for row in curve if row["refused"] >= 0.97]
+    high = max(able, default=curve[0]["gate"])
+    low = min(strict, default=high)
+    return (round((low + high) / 2, 3) if low <= high else high), curve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--scenes", type=int, default=240)
+    args = parser.parse_args()
+    model, tokenizer = load_text_parts()
+    processor = json.loads((EMBEDDED / "clip" / "preprocessor_config.json").read_text())
+    scorer = ClipScorer(
+        model, tokenizer, mean=processor["image_mean"], std=processor["image_std"], gate=0.0, rivals=RIVALS
+    )
+    segmenter = GraphSegmenter()
+    third = args.scenes // 3
+    named = chain.from_iterable(naming("tune", third, told, start=1000 * i) for i, told in enumerate(TOLD))
+    there = torch.tensor([best_share(case, segmenter, scorer) for case in named])
+    missing = torch.tensor(
+        [best_share(case, segmenter, scorer) for case in absent("tune", args.scenes, start=5000)]
+    )
+    gate, curve = choose(there, missing)
+    area = float((there[:, None] > missing[None]).float().mean())
+    notes = {"gate": gate, "rivals": list(RIVALS), "roc_area": round(area, 4), "roc": curve}
+    (EMBEDDED / SCORER_NOTES).write_text(json.dumps(notes, indent=1) + "\n")
+    write_manifest()
+    kept, refused = float((there >= gate).float().mean()), float((missing < gate).float().mean())
+    print(f"gate {gate}: keeps {kept:.3f} of present, refuses {refused:.3f} of absent, ROC area {area:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measuring on test scenes: queries, edits, and the table."""

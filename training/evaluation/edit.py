@@ -1,0 +1,136 @@
+"""How well things are edited: the judge's verdict, untouched pixels, time, and a sheet to look at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from retouch_core.pipeline import Result, Retoucher
+from retouch_core.recipes import Recipe, recipe
+
+from ..judge import NOTHING, Judge, crops_of
+from ..world.icons import CLASSES, COLOUR_NAMES
+from .cases import Case
+from .search import ExactMasks, selects_mask
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge says of the candidates of one edit.
+
+    Attributes:
+        found: whether the right object, and nothing else, was edited.
+        names, colours, both: bool [m]; leaked: bool [m], class and colour of the old object are still there.
+        nothing: bool [m], no object is seen.
+        best: index of the best candidate by the ranking.
+        untouched: whether the source is the same bit for bit wherever the mask is 0.
+    """
+
+    found: bool
+    names: Tensor
+    colours: Tensor
+    leaked: Tensor
+    nothing: Tensor
+    best: int
+    untouched: bool
+
+    @property
+    def both(self) -> Tensor:
+        return self.names & self.colours
+
+
+def untouched(source: Tensor, result: Result) -> bool:
+    """`torch.equal` outside the composite mask, for every candidate."""
+    outside = (result.mask == 0)[0]
+    return all(
+        torch.equal(source[0][outside], made[outside]) for made in (*result.candidates, result.image[0])
+    )
+
+
+@torch.no_grad()
+def verdict(case: Case, result: Result, judge: Judge) -> Verdict:
+    """Judge the candidates of one case on the square around the mask of the edit."""
+    thing = case.scene.spec.things[case.target]
+    found = result.report.found and selects_mask(result.regions.masks[result.selected].any(0), case)
+    count = len(result.candidates)
+    if not count:
+        no = torch.zeros(1, dtype=torch.bool)
+        return Verdict(False, no, no, no, ~no, 0, torch.equal(result.image, case.image))
+    crops = crops_of(result.candidates.movedim(-1, 1), (result.mask > 0).expand(count, -1, -1))
+    said, painted = judge(crops)
+    names, colours = said.argmax(1), painted.argmax(1)
+    return Verdict(
+        found,
+        names == CLASSES.index(case.name),
+        (colours == COLOUR_NAMES.index(case.colour)) & (names != NOTHING),
+        (names == CLASSES.index(thing.name)) & (colours == COLOUR_NAMES.index(thing.colour)),
+        names == NOTHING,
+        result.best,
+        untouched(case.image, result),
+    )
+
+
+def run(
+    cases: Sequence[Case],
+    retoucher: Retoucher,
+    judge: Judge,
+    *,
+    settings: str | Recipe = "default",
+    candidates: int = 4,
+    seed: int = 1000,
+    exact: bool = True,
+    keep: Callable[[int, Case, Result, Verdict], None] | None = None,
+    **changes: object,
+) -> list[Verdict]:
+    """Edit every case, with exact masks or the retoucher's own segmenter; `changes` replace values of the recipe."""
+    chosen = recipe(settings) if isinstance(settings, str) else settings
+    chosen = replace(chosen, **changes)  # type: ignore[arg-type]
+    verdicts = []
+    for number, case in enumerate(cases):
+        segmenter = ExactMasks(case.masks) if exact else retoucher.segmenter
+        worker = Retoucher(segmenter, retoucher.scorer, retoucher.editor)
+        result = worker.retouch(
+            case.image,
+            case.query,
+            case.prompt,
+            recipe=chosen,
+            candidates=candidates,
+            seed=seed + 100 * number,
+        )
+        verdicts.append(verdict(case, result, judge))
+        if keep is not None:
+            keep(number, case, result, verdicts[-1])
+    return verdicts
+
+
+def seconds_per_retouch(case: Case, retoucher: Retoucher, repeats: int = 5) -> float:
+    """Median seconds of one retouch with 4 candidates and 20 steps, after a first one."""
+    times = []
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        retoucher.retouch(case.image, case.query, case.prompt, candidates=4, steps=20)
+        times.append(time.perf_counter() - begun)
+    return sorted(times[1:])[repeats // 2]
+
+
+def edit_sheet(pairs: Sequence[tuple[Case, Result]], path: Path, *, zoom: int = 4, columns: int = 3) -> None:
+    """Input beside the chosen result, enlarged by repetition of pixels, with query and prompt above."""
+    side, head, gap = 128 * zoom, 34, 12
+    rows = -(-len(pairs) // columns)
+    sheet = Image.new("RGB", (columns * (2 * side + gap) - gap, rows * (side + head)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=22)
+    for i, (case, result) in enumerate(pairs):
+        x, y = i % columns * (2 * side + gap), i // columns * (side + head)
+        draw.text((x + 4, y + 4), f"{i + 1}. {case.query} → {case.prompt}", fill="black", font=font)
+        for k, image in enumerate((case.image, result.image)):
+            pixels = (image[0] * 255).round().byte().numpy()
+            big = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(big, (x + k * side, y + head))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, quality=88)

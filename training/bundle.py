@@ -21,6 +21,12 @@ def save_half(model: Any, folder: Path) -> None:
     write_manifest()
 
 
+def fingerprint(part: str) -> str:
+    """A few hex digits that change with the weights of a part, for the names of what is cached from them."""
+    files = sorted((EMBEDDED / part).glob("*.safetensors")) + [EMBEDDED / part / "config.json"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
+
+
 def write_manifest(root: Path = EMBEDDED) -> None:
     """Note size and SHA-256 of every file of the bundle, by which the library recognises a damaged one."""
     files = sorted(p for p in root.rglob("*") if p.is_file() and p.name not in (MANIFEST, "README.md"))

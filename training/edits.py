@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retouch_core.tensors.regions import mask_boxes
 
-from .bundle import EMBEDDED
+from .bundle import EMBEDDED, fingerprint
 from .loop import RUNS, autocast, device
 from .world.archive import Archive
 from .world.grounds import SIDE
@@ -114,7 +114,7 @@ def prepare(world: Archive, count: int, *, masks: int = 2, empties: float = 0.4)
     """
     from diffusers import AutoencoderTiny
 
-    path = RUNS / f"material_{count}_{masks}.pt"
+    path = RUNS / f"material_{count}_{masks}_{fingerprint('vae')}.pt"
     if path.exists():
         return Material(**torch.load(path, weights_only=True))
     model = AutoencoderTiny.from_pretrained(EMBEDDED / "vae").float().eval().to(device())

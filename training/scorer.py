@@ -1,6 +1,6 @@
 """Train the embedded scorer: a small `CLIPModel` with phrases that name things, grounds and places.
 
-python -m training.scorer [--minutes 20] [--scenes 16000]
+python -m training.scorer [--minutes 17] [--scenes 16000]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import tokenizer
-from .bundle import EMBEDDED, save_half
+from .bundle import EMBEDDED, fingerprint, save_half
 from .loop import RUNS, autocast, device, train
 from .optim import Muon
 from .views import jittered_views
@@ -158,7 +158,7 @@ def restored_pictures(world: Archive, count: int) -> Tensor:
     """The first `count` scenes through the embedded autoencoder, uint8 [count,128,128,3]; cached beside the runs."""
     from diffusers import AutoencoderTiny
 
-    cache = RUNS / f"restored_{count}.pt"
+    cache = RUNS / f"restored_{count}_{fingerprint('vae')}.pt"
     if cache.exists():
         return torch.load(cache, weights_only=True)
     model = AutoencoderTiny.from_pretrained(EMBEDDED / "vae").float().eval().to(device())
@@ -221,7 +221,7 @@ def main() -> None:
     from transformers import CLIPImageProcessor, CLIPModel
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--minutes", type=float, default=17)
     parser.add_argument("--scenes", type=int, default=16000)
     parser.add_argument("--restored", type=int, default=3000)
     args = parser.parse_args()

@@ -23,7 +23,7 @@ def save_half(model: Any, folder: Path) -> None:
 
 def fingerprint(part: str) -> str:
     """A few hex digits that change with the weights of a part, for the names of what is cached from them."""
-    files = sorted((EMBEDDED / part).glob("*.safetensors")) + [EMBEDDED / part / "config.json"]
+    files = [*sorted((EMBEDDED / part).glob("*.safetensors")), EMBEDDED / part / "config.json"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
 
 

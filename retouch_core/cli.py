@@ -83,11 +83,6 @@ def _retouch(options: argparse.Namespace) -> int:
         recipe(options.recipe)
     check_writable(options.output)
     _check_not_overwritten(options.picture, options.output)
-    with warnings.catch_warnings(record=True) as caught:
-        image = read_picture(options.picture)
-        profile = colour_profile(options.picture)
-    noticed = [str(warning.message) for warning in caught if issubclass(warning.category, InputWarning)]
-
     asked = {
         "recipe": options.recipe,
         "candidates": options.candidates,
@@ -95,12 +90,17 @@ def _retouch(options: argparse.Namespace) -> int:
         "steps": options.steps,
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    with _progress_bar(options.quiet) as progress:
-        progress(0.0, "loading models")
-        from .pipeline import Retoucher
+    # Repaired input belongs into the report, which is printed: not on stderr as well.
+    with warnings.catch_warnings(record=True) as caught:
+        image = read_picture(options.picture)
+        profile = colour_profile(options.picture)
+        with _progress_bar(options.quiet) as progress:
+            progress(0.0, "loading models")
+            from .pipeline import Retoucher
 
-        retoucher = Retoucher.embedded()
-        result = retoucher.retouch(image, query=query, prompt=options.prompt, progress=progress, **given)
+            retoucher = Retoucher.embedded()
+            result = retoucher.retouch(image, query=query, prompt=options.prompt, progress=progress, **given)
+    noticed = [str(warning.message) for warning in caught if issubclass(warning.category, InputWarning)]
     report = replace(result.report, warnings=list(dict.fromkeys([*noticed, *result.report.warnings])))
 
     title = headline(query, options.prompt) if report.found else f"“{query}” was not found"

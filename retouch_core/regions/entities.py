@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retouch_core.tensors.regions import Regions, mask_boxes
+from ..tensors.regions import Regions, mask_boxes
 
 SCORE_MIN = 0.2
 """Detection score from which EntitySeg's demo keeps an entity."""

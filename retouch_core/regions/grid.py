@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retouch_core.regions.location import OPPOSITE, Cell, Location
-from retouch_core.regions.threshold import Threshold, adaptive_threshold, describe
-from retouch_core.tensors.regions import Regions
+from ..tensors.regions import Regions
+from .location import OPPOSITE, Cell, Location
+from .threshold import Threshold, adaptive_threshold, describe
 
 RULES = ("centroid", "majority", "overlap")
 

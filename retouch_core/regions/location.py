@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from retouch_core.tensors.checks import check_text
+from ..tensors.checks import check_text
 
 Cell = tuple[int, int]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retouch_core.tensors.checks import check_mask
+from ..tensors.checks import check_mask
 
 ROM_GRID = 64
 """Side of the grid, in cells, on which ROM dilates its masks; a kernel size k is counted in these cells."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retouch_core.tensors.checks import check_range
-from retouch_core.tensors.regions import Regions
+from ..tensors.checks import check_range
+from ..tensors.regions import Regions
 
 SHARE = 0.8
 """Share u of the probability mass: TRT's configurations have 0.6 to 0.95, its comment speaks of 80 %."""

@@ -14,7 +14,7 @@ class Recipe:
         title, summary: for people.
         score_min, leftovers: entities (methods.md 1.2).
         view, fill, template: what the scorer sees and reads of a region (2).
-        gate: whether the presence gate decides that nothing is there (3.5).
+        gate, gate_drop: whether the presence gate decides that nothing is there, and which rivals it leaves out (3.5).
         threshold, u, norm: how many regions the query means (3).
         beta: multiplier of the cosines; None takes the scorer's own logit scale.
         place_rule: how a region belongs to a part of the frame (4.1).
@@ -37,6 +37,7 @@ class Recipe:
     fill: str = "black"
     template: str = "raw"
     gate: bool = True
+    gate_drop: str = "related"
     threshold: str = "quantile"
     u: float = 0.8
     beta: float | None = None

@@ -24,7 +24,7 @@ CROPS, FULL = 12, 4
 FULL_FROM = 0.8
 OBJECT_WEIGHT = 4.0
 """How much more a pixel of an object (grown by 2 px) counts than one of the ground: shapes were soft without it."""
-SQUARE = 10.0
+SQUARE = 40.0
 """Weight of the squared error: the few large errors at the edges of objects are what the eye sees."""
 LATENT_NOISE = 0.03
 """Standard deviation of the noise added to latents while training, so that a denoiser's small errors stay small."""

@@ -11,13 +11,16 @@ from itertools import chain
 
 import torch
 from retouch_core.models.graph_segmenter import GraphSegmenter
-from retouch_core.regions.presence import presence
 from torch import Tensor
 
 from retouch_core.models.clip_scorer import ClipScorer
 from retouch_core.models.embedded import SCORER_NOTES, load_text_parts
 from retouch_core.models.protocols import Segmenter
+from retouch_core.recipes import DEFAULT, recipe
 from retouch_core.regions.entities import disjoint
+from retouch_core.regions.presence import presence
+from retouch_core.regions.scores import embed_regions
+from retouch_core.regions.search import GATE_FILL, GATE_VIEW
 
 from .bundle import EMBEDDED, write_manifest
 from .evaluation.cases import TOLD, Case, absent, naming
@@ -36,15 +39,24 @@ KEEP = 0.985
 """Share of present things that the gate must keep on tune scenes; the rest of the way it is as strict as it can be."""
 
 
-def best_share(case: Case, segmenter: Segmenter, scorer: ClipScorer) -> float:
-    """The highest presence g of any entity of the scene."""
+DROPS = ("equal", "related")
+
+
+def best_shares(case: Case, segmenter: Segmenter, scorer: ClipScorer) -> list[float]:
+    """The highest presence g of any entity of the scene, with rivals dropped in each of the ways of DROPS."""
     regions = disjoint(*segmenter(case.image), leftovers="one_entity")
-    return presence(case.image, regions, case.query, scorer, gate=0.0).best if len(regions) else 0.0
+    if not len(regions):
+        return [0.0] * len(DROPS)
+    seen = embed_regions(case.image, regions, scorer, view=GATE_VIEW, fill=GATE_FILL)
+    return [
+        presence(case.image, regions, case.query, scorer, gate=0.0, drop=drop, embeddings=seen).best
+        for drop in DROPS
+    ]
 
 
 def choose(there: Tensor, missing: Tensor) -> tuple[float, list[dict[str, float]]]:
     """The gate, and the ROC: shares of present kept and of absent refused at a row of gates."""
-    gates = torch.linspace(0.01, 0.6, 60)
+    gates = torch.linspace(0.01, 0.9, 90)
     curve = [
         {
             "gate": round(float(g), 3),
@@ -73,12 +85,17 @@ def main() -> None:
     segmenter = GraphSegmenter()
     third = args.scenes // 3
     named = chain.from_iterable(naming("tune", third, told, start=1000 * i) for i, told in enumerate(TOLD))
-    there = torch.tensor([best_share(case, segmenter, scorer) for case in named])
-    missing = torch.tensor(
-        [best_share(case, segmenter, scorer) for case in absent("tune", args.scenes, start=5000)]
-    )
+    present = torch.tensor([best_shares(case, segmenter, scorer) for case in named]).T
+    unmet = absent("tune", args.scenes, start=5000)
+    lacking = torch.tensor([best_shares(case, segmenter, scorer) for case in unmet]).T
+    areas = {
+        drop: float((yes[:, None] > no[None]).float().mean())
+        for drop, yes, no in zip(DROPS, present, lacking, strict=True)
+    }
+    way = recipe(DEFAULT).gate_drop
+    print(f"ROC areas: {areas}; the default recipe drops {way}")
+    there, missing, area = present[DROPS.index(way)], lacking[DROPS.index(way)], areas[way]
     gate, curve = choose(there, missing)
-    area = float((there[:, None] > missing[None]).float().mean())
     notes = {"gate": gate, "rivals": list(RIVALS), "roc_area": round(area, 4), "roc": curve}
     (EMBEDDED / SCORER_NOTES).write_text(json.dumps(notes, indent=1) + "\n")
     write_manifest()

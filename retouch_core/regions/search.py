@@ -18,10 +18,13 @@ from .entities import background_mask, disjoint
 from .grid import locate
 from .location import parse_location
 from .presence import presence
-from .scores import score_regions
+from .scores import embed_regions, score_regions
 
 SEARCH_SIDE = 1024
 """Longer side in pixels up to which a picture is searched as it is; larger ones are searched reduced."""
+
+GATE_VIEW, GATE_FILL = "mean", "black"
+"""Views for which presence gates are calibrated (training/calibrate.py)."""
 
 BACKGROUND = re.compile(r"(?:the |a )?(?:whole |entire )?(?:background|backdrop|surroundings)", re.IGNORECASE)
 """Queries that mean everything that is not an entity."""
@@ -121,17 +124,28 @@ def _matching(
     location = parse_location(query)
     gate: float | None = None
     if location.text and len(regions):
-        regions = score_regions(
-            image,
-            regions,
-            location.text,
-            scorer,
-            view=settings["view"],
-            fill=settings["fill"],
-            template=settings["template"],
-        )
+        options = {"view": settings["view"], "fill": settings["fill"]}
+        seen = embed_regions(image, regions, scorer, **options)
+        text = {"template": settings["template"], "embeddings": seen, **options}
+        regions = score_regions(image, regions, location.text, scorer, **text)
         if settings["gate"]:
-            there = presence(image, regions, location.text, scorer, negatives=negatives)
+            # A gate is calibrated for the scorer's default views; other views of a recipe would move it.
+            same = (
+                {"embeddings": seen}
+                if settings["view"] == GATE_VIEW and settings["fill"] == GATE_FILL
+                else {}
+            )
+            there = presence(
+                image,
+                regions,
+                location.text,
+                scorer,
+                negatives=negatives,
+                drop=settings["gate_drop"],
+                view=GATE_VIEW,
+                fill=GATE_FILL,
+                **same,
+            )
             gate = there.gate
             numbers = {"best": there.best, "gate": there.gate, "present": there.present}
             regions = regions.traced("presence", **numbers)
@@ -141,7 +155,7 @@ def _matching(
                 return Found(shares, nobody, False, location.text, gate, things=is_thing)
     else:
         regions = regions.with_scores(torch.zeros(len(regions)))
-    options = {
+    rule = {
         "mode": settings["threshold"],
         "u": settings["u"],
         "beta": settings["beta"] or scorer.logit_scale,
@@ -151,7 +165,7 @@ def _matching(
     if not location.text:
         # "the bottom" names a part of the frame, and the ground is in every part: only things count.
         pool = regions.select(is_thing) if is_thing.any() else regions
-    kept = locate(pool, location, threshold_kwargs=options, rule=settings["place_rule"])
+    kept = locate(pool, location, threshold_kwargs=rule, rule=settings["place_rule"])
     last = kept.trace[-1]
     chosen = torch.zeros(len(regions), dtype=torch.bool)
     chosen[torch.tensor(last["selected"], dtype=torch.long)] = True

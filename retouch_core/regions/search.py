@@ -130,11 +130,7 @@ def _matching(
         regions = score_regions(image, regions, location.text, scorer, **text)
         if settings["gate"]:
             # A gate is calibrated for the scorer's default views; other views of a recipe would move it.
-            same = (
-                {"embeddings": seen}
-                if settings["view"] == GATE_VIEW and settings["fill"] == GATE_FILL
-                else {}
-            )
+            same = settings["view"] == GATE_VIEW and settings["fill"] == GATE_FILL
             there = presence(
                 image,
                 regions,
@@ -144,7 +140,7 @@ def _matching(
                 drop=settings["gate_drop"],
                 view=GATE_VIEW,
                 fill=GATE_FILL,
-                **same,
+                embeddings=seen if same else None,
             )
             gate = there.gate
             numbers = {"best": there.best, "gate": there.gate, "present": there.present}

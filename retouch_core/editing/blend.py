@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from retouch_core.tensors.checks import check_mask
+from ..tensors.checks import check_mask
 
 AUTO_DILATIONS = 3
 """Dilated masks that the automatic choice starts with for thin regions (methods.md 8.3)."""

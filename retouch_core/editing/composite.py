@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from retouch_core.tensors.checks import check_mask
-
+from ..tensors.checks import check_mask
 from .blend import blend
 
 

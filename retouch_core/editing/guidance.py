@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from retouch_core.models.noise import per_sample
-from retouch_core.tensors.checks import InputWarning, check_range
+from ..models.noise import per_sample
+from ..tensors.checks import InputWarning, check_range
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x [B,C,...], sigma [B]) -> denoised estimate D [B,C,...], in the sigma form."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retouch_core.models.noise import sigma_at, training_sigmas
-from retouch_core.tensors.checks import check_range
+from ..models.noise import sigma_at, training_sigmas
+from ..tensors.checks import check_range
 
 
 def start_from_strength(steps: int, strength: float) -> int:

@@ -166,7 +166,7 @@ def test_bad_strength(strength: float):
 
 
 def test_strength_that_leaves_no_step():
-    with pytest.raises(ValueError, match="strength 0.04 of 20 steps"):
+    with pytest.raises(ValueError, match=r"strength 0\.04 of 20 steps"):
         start_from_strength(20, 0.04)
 
 

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Where torch comes from; `make venv TORCH_INDEX=https://download.pytorch.org/whl/cpu` spares the CUDA libraries.
 TORCH_INDEX ?=
+# Where there is a ComfyUI, what it requires is installed too, so that the host tests run; without torch, which is ours.
+HOST := $(or $(COMFYUI_PATH),$(HOME)/comfy/ComfyUI)
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
@@ -17,6 +19,11 @@ $(STAMP): requirements.txt pyproject.toml
 	$(PY) -m pip install --upgrade pip
 	$(PY) -m pip install torch torchvision $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PY) -m pip install -r requirements.txt -e '.[test,eval,lint]'
+	@if test -f "$(HOST)/requirements.txt"; then \
+		grep -Ev '^(torch|torchvision|torchaudio)\b' "$(HOST)/requirements.txt" > .venv/host-requirements.txt; \
+		echo "installing what ComfyUI at $(HOST) requires"; \
+		$(PY) -m pip install -r .venv/host-requirements.txt || echo "not all of it could be installed: host tests will skip"; \
+	fi
 	touch $@
 
 demo: $(STAMP)

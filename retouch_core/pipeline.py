@@ -40,7 +40,7 @@ class Result:
     """What one retouch gave.
 
     Attributes:
-        image: IMAGE [1,H,W,3], the best candidate, or the source where nothing was found.
+        image: IMAGE [1,H,W,3] on the CPU, the best candidate, or the source where nothing was found.
         mask: the composite mask, MASK [1,H,W]; where it is 0, `image` equals the source bit for bit.
         candidates: IMAGE [m,H,W,3] in the order of their seeds; m = 0 where nothing was found.
         scores: [m], higher is better.
@@ -115,7 +115,9 @@ class Retoucher:
         Raises:
             TypeError, ValueError: one sentence that names the input and says what to do.
         """
-        image = check_image(image, batch=1)
+        image = check_image(
+            image, batch=1
+        ).cpu()  # pictures are small beside the networks, which stay where they are
         settings = _settled(recipe_named(recipe) if isinstance(recipe, str) else recipe, candidates, steps)
         query = check_text(query) if mask is None else query.strip()
         if not isinstance(prompt, str):

@@ -68,6 +68,24 @@ def decibels(error: Tensor) -> float:
 
 
 @torch.no_grad()
+def restoration(model: Any, tune: Archive, count: int = 64) -> dict[str, float]:
+    """PSNR of tune scenes: mean over pictures, and pooled over the pixels of objects."""
+    pixels = (tune.pixels(torch.arange(count)) * 2 - 1).to(device(), memory_format=torch.channels_last)
+    with autocast():
+        latents = torch.cat([model.encode(part).latents for part in pixels.split(16)])
+        restored = torch.cat([model.decode(part).sample for part in latents.split(16)])
+    error = ((restored.float().clamp(-1, 1) - pixels) / 2).square()
+    objects = (tune.owners[:count] > 0)[:, None].to(device()).expand_as(error)
+    mean = sum(decibels(e) for e in error.mean((1, 2, 3))) / len(error)
+    numbers = {
+        "picture_db": mean,
+        "object_db": decibels(error[objects].mean()),
+        "latent_std": float(latents.std()),
+    }
+    return {k: round(v, 3) for k, v in numbers.items()}
+
+
+@torch.no_grad()
 def spread(model: torch.nn.Module, world: Archive, count: int = 200) -> float:
     """Standard deviation of the latents of scenes; its inverse brings them to the variance the denoiser expects."""
     parts = []
@@ -101,21 +119,8 @@ def main() -> None:
         moments = latents.mean((0, 2, 3)).square().mean() + (latents.std((0, 2, 3)) - 1).square().mean()
         return objective(restored, pixels, weight) + 0.02 * moments
 
-    @torch.no_grad()
     def report() -> dict[str, float]:
-        pixels = (tune.pixels(torch.arange(64)) * 2 - 1).to(device(), memory_format=torch.channels_last)
-        with autocast():
-            latents = torch.cat([model.encode(part).latents for part in pixels.split(16)])
-            restored = torch.cat([model.decode(part).sample for part in latents.split(16)])
-        error = ((restored.float().clamp(-1, 1) - pixels) / 2).square()
-        objects = (tune.owners[:64] > 0)[:, None].to(device()).expand_as(error)
-        mean = sum(decibels(e) for e in error.mean((1, 2, 3))) / len(error)
-        numbers = {
-            "picture_db": mean,
-            "object_db": decibels(error[objects].mean()),
-            "latent_std": float(latents.std()),
-        }
-        return {k: round(v, 3) for k, v in numbers.items()}
+        return restoration(model, tune)
 
     average = train(
         "autoencoder", model, optimiser, step, minutes=args.minutes, report=report, rate=0.02, every=60

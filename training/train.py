@@ -1,6 +1,6 @@
 """Make the embedded models, one network after the other: each is finished before the next begins.
 
-python -m training.train [--only autoencoder scorer calibrate denoiser judge] [--fresh]
+python -m training.train [--only autoencoder decoder scorer calibrate denoiser judge] [--fresh]
 
 Interrupted runs go on where they were. On two CPU cores the whole takes about two and a half hours.
 """
@@ -16,7 +16,7 @@ import sys
 
 from .loop import RUNS
 
-PARTS = ("autoencoder", "scorer", "calibrate", "denoiser", "judge")
+PARTS = ("autoencoder", "decoder", "scorer", "calibrate", "denoiser", "judge")
 """In this order: the scorer sees pictures through the autoencoder, and its text tower is frozen before the denoiser."""
 
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}

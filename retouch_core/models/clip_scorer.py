@@ -60,20 +60,24 @@ class ClipScorer:
 
     @torch.no_grad()
     def encode_images(self, views: Tensor) -> Tensor:
-        """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32."""
+        """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU, wherever the model is."""
         weight = next(self.model.parameters())
         pixels = ((views.float() - self._mean.to(views.device)) / self._std.to(views.device)).to(weight)
-        return F.normalize(as_tensor(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
+        return F.normalize(
+            as_tensor(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1
+        ).cpu()
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """T phrases -> unit embeddings [T,D] float32; longer phrases than the tower holds are cut."""
+        """T phrases -> unit embeddings [T,D] float32 on the CPU; longer phrases than the tower holds are cut."""
         ids = self.tokenizer(
             list(texts), padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
         ).input_ids
         device = next(self.model.parameters()).device
         # No attention mask: attention is causal and the pooled token stands before the padding.
-        return F.normalize(as_tensor(self.model.get_text_features(input_ids=ids.to(device))).float(), dim=-1)
+        return F.normalize(
+            as_tensor(self.model.get_text_features(input_ids=ids.to(device))).float(), dim=-1
+        ).cpu()
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Words that turn into the tokenizer's unknown token; none where it has no such token or spells words out."""

@@ -1,0 +1,97 @@
+"""The scorer gives the cosines that CLIP itself gives, with transformers 4 and 5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from retouch_core.models.clip_scorer import ClipScorer, as_tensor
+from retouch_core.models.protocols import Scorer
+
+WORDS = ("<pad>", "<bos>", "<unk>", "<eos>", "a", "red", "car", "blue", "star", "the")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """A tiny CLIP with random weights and a word tokenizer, saved to disk and loaded like a user's files."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+    folder: Path = tmp_path_factory.mktemp("clip")
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = tower | {
+        "vocab_size": len(WORDS),
+        "max_position_embeddings": 8,
+        "bos_token_id": 1,
+        "eos_token_id": 3,
+    }
+    vision = tower | {"image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        model_max_length=8,
+    ).save_pretrained(folder)
+    return CLIPModel.from_pretrained(folder), PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+@pytest.fixture
+def scorer(parts: tuple[Any, Any]) -> ClipScorer:
+    return ClipScorer(*parts, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+
+
+def test_fills_the_socket(scorer: ClipScorer) -> None:
+    assert isinstance(scorer, Scorer)
+    assert scorer.image_size == 32 and scorer.gate is None and scorer.rivals == ()
+
+
+def test_cosines_are_those_of_the_models_own_forward(scorer: ClipScorer, parts: tuple[Any, Any]) -> None:
+    """CLIP's `logits_per_image` is exp(logit_scale) times the cosine, by its own definition."""
+    model, tokenizer = parts
+    views = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    texts = ["a red car", "the blue star"]
+    normal = (views - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor([0.2, 0.25, 0.3]).view(
+        3, 1, 1
+    )
+    ids = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = model(input_ids=ids, pixel_values=normal).logits_per_image
+    cosines = scorer.encode_images(views) @ scorer.encode_texts(texts).T
+    assert torch.allclose(cosines * scorer.logit_scale, logits, atol=1e-4)
+    assert torch.allclose(scorer.encode_images(views).norm(dim=-1), torch.ones(3), atol=1e-6)
+
+
+def test_padding_and_company_do_not_change_a_text(scorer: ClipScorer) -> None:
+    alone = scorer.encode_texts(["a car"])
+    assert torch.allclose(scorer.encode_texts(["the blue star", "a car"])[1:], alone, atol=1e-6)
+
+
+def test_long_text_is_cut_not_refused(scorer: ClipScorer) -> None:
+    assert scorer.encode_texts(["red " * 40]).shape == (1, 16)
+
+
+def test_unknown_words_are_named_once(scorer: ClipScorer) -> None:
+    assert scorer.unknown_words("The RED zebra, a zebra's car") == ("zebra", "zebra's")
+    assert scorer.unknown_words("a red car") == ()
+
+
+def test_both_shapes_of_features() -> None:
+    vector = torch.rand(2, 4)
+    assert as_tensor(vector) is vector
+    assert as_tensor(SimpleNamespace(pooler_output=vector)) is vector
+    with pytest.raises(TypeError, match="pooler_output, got dict"):
+        as_tensor({})

@@ -32,7 +32,7 @@ def script(module: str, *arguments: str, host: Path) -> str:
         env={**os.environ, "COMFYUI_PATH": str(host)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     if done.returncode == NO_HOST:
         pytest.skip(done.stderr.strip().splitlines()[-1])
@@ -51,9 +51,9 @@ def test_the_host_computes_what_diffusers_and_transformers_compute(host: Path) -
 @pytest.mark.host
 def test_an_edit_through_the_hosts_nodes_gives_the_librarys_picture(host: Path) -> None:
     told = script("host_run", "--random", host=host)
-    without_tie = [part for part in told.split("euler, ") if part and not part.startswith("sgm_uniform, 20")]
-    assert len(without_tie) == 3
-    for part in without_tie:
+    judged = [part for part in told.split("euler, ")[1:] if "not judged" not in part]
+    assert len(judged) == 3
+    for part in judged:
         # Random weights decode to a narrow range, so the latents are what shows a difference.
         assert float(re.search(r"sampled (\S+),", part)[1]) <= 1e-3
         assert float(re.search(r"picture (\S+)\n", part)[1]) <= 1e-5

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..tensors.checks import InputWarning
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 """A word of a query as a person would count it."""
@@ -69,7 +72,14 @@ class ClipScorer:
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """T phrases -> unit embeddings [T,D] float32 on the CPU; longer phrases than the tower holds are cut."""
+        """T phrases -> unit embeddings [T,D] float32 on the CPU; longer phrases than the tower holds are cut, with a warning."""
+        for text, tokens in zip(texts, self.tokenizer(list(texts)).input_ids, strict=True):
+            if len(tokens) > self._length:
+                warnings.warn(
+                    f"{text!r} has {len(tokens)} tokens and was cut to {self._length}; say it in fewer words",
+                    InputWarning,
+                    stacklevel=2,
+                )
         ids = self.tokenizer(
             list(texts), padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
         ).input_ids

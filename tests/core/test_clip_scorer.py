@@ -11,6 +11,7 @@ import torch
 
 from retouch_core.models.clip_scorer import ClipScorer, as_tensor
 from retouch_core.models.protocols import Scorer
+from retouch_core.tensors.checks import InputWarning
 
 WORDS = ("<pad>", "<bos>", "<unk>", "<eos>", "a", "red", "car", "blue", "star", "the")
 
@@ -80,8 +81,10 @@ def test_padding_and_company_do_not_change_a_text(scorer: ClipScorer) -> None:
     assert torch.allclose(scorer.encode_texts(["the blue star", "a car"])[1:], alone, atol=1e-6)
 
 
-def test_long_text_is_cut_not_refused(scorer: ClipScorer) -> None:
-    assert scorer.encode_texts(["red " * 40]).shape == (1, 16)
+def test_long_text_is_cut_with_a_warning(scorer: ClipScorer) -> None:
+    with pytest.warns(InputWarning, match="has 42 tokens and was cut to 8; say it in fewer words"):
+        cut = scorer.encode_texts(["red " * 40])
+    assert torch.equal(cut, scorer.encode_texts(["red " * 6]))
 
 
 def test_unknown_words_are_named_once(scorer: ClipScorer) -> None:

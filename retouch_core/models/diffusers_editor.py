@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,17 @@ MASK_CHANNELS = 1
 FILLS = ("masked", "unmasked")
 GREY = 0.5
 """Colour of what an inpainting model must not see: 0 in -1..1, as StableDiffusionInpaintPipeline fills it."""
+
+NETWORK_CLASSES = {"vae": ("AutoencoderKL", "AutoencoderTiny"), "unet": ("UNet2DConditionModel",)}
+"""diffusers classes that a folder may name; anything else is refused before it is looked up."""
+PART_CONFIGS = {
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "unet": "config.json",
+    "scheduler": "scheduler_config.json",
+}
+"""The file by which each part of a diffusers folder is known."""
 
 
 class DiffusersEditor:
@@ -73,7 +86,17 @@ class DiffusersEditor:
                 "inpainting; use the unet and the vae of one model"
             )
         self.inpaint = taken == inpaint
+        width, wanted = int(text_encoder.config.hidden_size), unet.config.cross_attention_dim
+        if width != wanted:
+            raise ValueError(
+                f"text_encoder gives {width} numbers a token, but unet takes {wanted}; use the parts of one model "
+                "(models with two text encoders, such as SDXL, are not supported)"
+            )
         side = unet.config.sample_size
+        if side is None:
+            raise ValueError(
+                "unet has no sample_size in its config, so its native size is unknown; set it there"
+            )
         self.size = int(side if isinstance(side, int) else max(side)) * self.cell
         self.prediction = str(scheduler.config.prediction_type)
         if self.prediction not in PREDICTIONS:
@@ -83,6 +106,53 @@ class DiffusersEditor:
             )
         self._scale = float(getattr(vae.config, "scaling_factor", None) or 1.0)
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, *, device: torch.device | str | None = None) -> DiffusersEditor:
+        """Read a diffusers folder (vae, text_encoder, tokenizer, unet, scheduler); safetensors only, never the network.
+
+        Raises:
+            FileNotFoundError: the folder or one of its parts is missing.
+            ValueError: a part of a class that does not fit, or a file that cannot be read.
+        """
+        folder = Path(folder)
+        absent = [name for name, file in PART_CONFIGS.items() if not (folder / name / file).is_file()]
+        if absent:
+            raise FileNotFoundError(
+                f"{folder} lacks {', '.join(f'{name}/{PART_CONFIGS[name]}' for name in absent)}; "
+                "give a model folder as diffusers saves it"
+            )
+        import diffusers
+        import transformers
+
+        parts: dict[str, Any] = {}
+        for name, file in PART_CONFIGS.items():
+            path = folder / name
+            try:
+                config = json.loads((path / file).read_text(encoding="utf-8"))
+                if name == "tokenizer":
+                    parts[name] = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+                elif name == "text_encoder":
+                    parts[name] = transformers.CLIPTextModel.from_pretrained(
+                        path, local_files_only=True, use_safetensors=True
+                    )
+                elif name == "scheduler":
+                    parts[name] = getattr(diffusers, config["_class_name"]).from_pretrained(
+                        path, local_files_only=True
+                    )
+                else:
+                    made = config.get("_class_name")
+                    if made not in NETWORK_CLASSES[name]:
+                        raise ValueError(f"class {made!r} is none of {', '.join(NETWORK_CLASSES[name])}")
+                    parts[name] = getattr(diffusers, made).from_pretrained(
+                        path, local_files_only=True, use_safetensors=True
+                    )
+            except Exception as error:  # whatever a library makes of a broken file becomes one sentence
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ValueError(
+                    f"{path} cannot be read ({reason[:200]}); copy the model there again"
+                ) from error
+        return cls(**parts, device=device)
 
     @property
     def device(self) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
 
 import pytest
@@ -377,6 +378,58 @@ def test_parts_that_do_not_fit_are_refused():
     flow = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(TypeError, match="has no alphas_cumprod"):
         DiffusersEditor(**{**parts, "scheduler": flow})
+    with pytest.raises(ValueError, match="text_encoder gives 16 numbers a token, but unet takes 24"):
+        parts["unet"].register_to_config(cross_attention_dim=24)
+        DiffusersEditor(**parts)
+    parts["unet"].register_to_config(cross_attention_dim=16)
     odd = tiny_models.scheduler("flow")
     with pytest.raises(ValueError, match="prediction_type must be one of"):
         DiffusersEditor(**{**parts, "scheduler": odd})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    for name, part in tiny_models.parts("epsilon", in_channels=9, tiny_vae=True).items():
+        part.save_pretrained(path / name)
+    return path
+
+
+def test_a_saved_folder_gives_the_same_editor(folder):
+    saved = DiffusersEditor(**tiny_models.parts("epsilon", in_channels=9, tiny_vae=True))
+    read = DiffusersEditor.from_folder(str(folder))
+    z0, mask, _ = latent_setting()
+    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(read.encode(image), saved.encode(image), rtol=0, atol=2e-5)
+    cond = read.encode_prompts(TEXTS)
+    torch.testing.assert_close(cond, saved.encode_prompts(TEXTS), rtol=0, atol=2e-5)
+    ours, theirs = (e.denoise(z0, torch.tensor([3.0]), cond[:1], mask, z0) for e in (read, saved))
+    torch.testing.assert_close(
+        ours, theirs, rtol=0, atol=2e-5
+    )  # kernels round by how the weights lie in memory
+    torch.testing.assert_close(sigmas_of(read.scheduler, 10), sigmas_of(saved.scheduler, 10))
+
+
+def test_a_folder_that_lacks_or_breaks_something_is_one_sentence(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lacks vae/config\.json, text_encoder/config\.json"):
+        DiffusersEditor.from_folder(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"unet cannot be read .*; copy the model there again") as error:
+        DiffusersEditor.from_folder(broken)
+    assert "\n" not in str(error.value)
+    (broken / "vae" / "config.json").write_text('{"_class_name": "AutoencoderDC"}')
+    with pytest.raises(ValueError, match="class 'AutoencoderDC' is none of AutoencoderKL, AutoencoderTiny"):
+        DiffusersEditor.from_folder(broken)
+
+
+def test_pickled_weights_are_never_read(folder, tmp_path):
+    pickled = tmp_path / "pickled"
+    shutil.copytree(folder, pickled)
+    weights = pickled / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    torch.save(tiny_models.unet(9).state_dict(), pickled / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match="unet cannot be read"):
+        DiffusersEditor.from_folder(pickled)

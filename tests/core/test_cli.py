@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from retouch_core import cli
-from retouch_core.demo import read_cases, run_demo
+from retouch_core.demo import PICTURES, read_cases, run_demo
+from retouch_core.pictures import read_picture
 from retouch_core.report import Report, not_found
 from retouch_core.tensors.checks import InputWarning
 from retouch_core.tensors.regions import Regions
@@ -409,3 +410,10 @@ def test_demo_with_damaged_cases(tmp_path: Path):
         read_cases(tmp_path)
     with pytest.raises(ValueError, match="missing"):
         read_cases(tmp_path / "none")
+
+
+def test_the_shipped_cases_are_complete():
+    cases = read_cases()
+    assert len(cases) == 6
+    for case in cases:
+        assert min(read_picture(PICTURES / case.picture).shape[1:3]) >= 128 and case.query.strip()

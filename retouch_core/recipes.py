@@ -37,7 +37,7 @@ class Recipe:
     fill: str = "black"
     template: str = "raw"
     gate: bool = True
-    gate_drop: str = "related"
+    gate_drop: str = "equal"
     threshold: str = "quantile"
     u: float = 0.8
     beta: float | None = None

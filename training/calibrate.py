@@ -10,11 +10,11 @@ import json
 from itertools import chain
 
 import torch
-from retouch_core.models.graph_segmenter import GraphSegmenter
 from torch import Tensor
 
 from retouch_core.models.clip_scorer import ClipScorer
 from retouch_core.models.embedded import SCORER_NOTES, load_text_parts
+from retouch_core.models.graph_segmenter import GraphSegmenter
 from retouch_core.models.protocols import Segmenter
 from retouch_core.recipes import DEFAULT, recipe
 from retouch_core.regions.entities import disjoint
@@ -35,9 +35,9 @@ RIVALS = (
 )
 """Phrases that compete with a query in the presence gate: everything that the scorer has words for."""
 
-KEEP = 0.985
-"""Share of present things that the gate must keep on tune scenes; the rest of the way it is as strict as it can be."""
-
+REFUSE = 0.95
+"""Share of absent things that the gate must refuse on tune scenes. It is set no higher than that takes, because to
+lose what is there is the worse mistake."""
 
 DROPS = ("equal", "related")
 
@@ -65,12 +65,7 @@ def choose(there: Tensor, missing: Tensor) -> tuple[float, list[dict[str, float]
         }
         for g in gates
     ]
-    # Half way between the two goals where both can be met, so that neither hangs on a single scene.
-    able = [row["gate"] for row in curve if row["kept"] >= KEEP]
-    strict = [row["gate"] for row in curve if row["refused"] >= 0.97]
-    high = max(able, default=curve[0]["gate"])
-    low = min(strict, default=high)
-    return (round((low + high) / 2, 3) if low <= high else high), curve
+    return next(row["gate"] for row in curve if row["refused"] >= REFUSE), curve
 
 
 def main() -> None:

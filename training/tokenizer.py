@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,4 +37,8 @@ def build() -> Any:
 
 
 def save(folder: Path) -> None:
+    """Save it under the class name that transformers 4 and 5 both know; version 5 writes one of its own."""
     build().save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(settings, indent=2) + "\n")

@@ -36,10 +36,14 @@ def check_image(image: Tensor, name: str = "image", *, batch: int | None = None)
     """
     if not isinstance(image, Tensor) or not image.is_floating_point():
         kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
-        raise TypeError(f"{name} must be a float tensor [B,H,W,3] in 0..1, got {kind}; convert it with image.float() / 255")
+        raise TypeError(
+            f"{name} must be a float tensor [B,H,W,3] in 0..1, got {kind}; convert it with image.float() / 255"
+        )
     shape = tuple(image.shape)
     if image.ndim != 4 or shape[-1] != 3:
-        raise ValueError(f"{name} must have shape [B,H,W,3], got {list(shape)}; add the batch axis and use three channels")
+        raise ValueError(
+            f"{name} must have shape [B,H,W,3], got {list(shape)}; add the batch axis and use three channels"
+        )
     if min(shape[1:3]) < MIN_SIDE:
         raise ValueError(
             f"{name} is {shape[2]}x{shape[1]} px, but both sides must be at least {MIN_SIDE}; enlarge the picture first"
@@ -75,7 +79,9 @@ def check_mask(mask: Tensor, name: str = "mask") -> Tensor:
         ValueError: wrong rank, NaN or Inf.
     """
     if not isinstance(mask, Tensor):
-        raise TypeError(f"{name} must be a tensor [B,H,W] in 0..1, got {type(mask).__name__}; convert it with torch.as_tensor")
+        raise TypeError(
+            f"{name} must be a tensor [B,H,W] in 0..1, got {type(mask).__name__}; convert it with torch.as_tensor"
+        )
     if mask.ndim == 2:
         mask = mask[None]
     if mask.ndim != 3:
@@ -111,7 +117,9 @@ def fit_mask(mask: Tensor, size: tuple[int, int], name: str = "mask") -> tuple[T
 def check_batches(images: int, masks: int) -> None:
     """Raise ValueError unless the two batch sizes are equal or one of them is 1."""
     if images != masks and 1 not in (images, masks):
-        raise ValueError(f"mask has batch {masks} but image has batch {images}; make them equal or one of them 1")
+        raise ValueError(
+            f"mask has batch {masks} but image has batch {images}; make them equal or one of them 1"
+        )
 
 
 def check_text(text: str, name: str = "query") -> str:
@@ -122,13 +130,17 @@ def check_text(text: str, name: str = "query") -> str:
         ValueError: empty or blank.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{name} must be text, got {type(text).__name__}; write a few words such as 'the red car'")
+        raise TypeError(
+            f"{name} must be text, got {type(text).__name__}; write a few words such as 'the red car'"
+        )
     if not text.strip():
         raise ValueError(f"{name} is empty; write a few words such as 'the red car'")
     return text.strip()
 
 
-def check_range(value: float, name: str, low: float, high: float, *, open_low: bool = False, hint: str = "") -> float:
+def check_range(
+    value: float, name: str, low: float, high: float, *, open_low: bool = False, hint: str = ""
+) -> float:
     """Return `value` if it lies in [low, high] (or (low, high] with `open_low`), else raise ValueError."""
     inside = (low < value if open_low else low <= value) and value <= high
     if not inside:

@@ -43,15 +43,21 @@ class Regions:
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 3 or self.masks.dtype != torch.bool:
-            raise ValueError(f"masks must be bool [N,H,W], got {self.masks.dtype} {list(self.masks.shape)}; use masks > 0.5")
+            raise ValueError(
+                f"masks must be bool [N,H,W], got {self.masks.dtype} {list(self.masks.shape)}; use masks > 0.5"
+            )
         if tuple(self.masks.shape[1:]) != tuple(self.source_size):
             raise ValueError(
                 f"masks are {list(self.masks.shape[1:])} but source_size is {list(self.source_size)}; make them agree"
             )
         if self.scores is not None and self.scores.shape != self.masks.shape[:1]:
-            raise ValueError(f"scores must have shape [{len(self)}], got {list(self.scores.shape)}; give one score a region")
+            raise ValueError(
+                f"scores must have shape [{len(self)}], got {list(self.scores.shape)}; give one score a region"
+            )
         if self.labels is not None and len(self.labels) != len(self):
-            raise ValueError(f"labels must hold {len(self)} names, got {len(self.labels)}; give one name a region")
+            raise ValueError(
+                f"labels must hold {len(self)} names, got {len(self.labels)}; give one name a region"
+            )
 
     def __len__(self) -> int:
         return self.masks.shape[0]

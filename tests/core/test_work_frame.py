@@ -25,7 +25,7 @@ def test_shape_there_and_back(height: int, width: int) -> None:
     assert work.shape == (1, 128, 128, 3)
     assert max(frame.inner) == 128
     assert frame.from_work(work).shape == (1, height, width, 3)
-    assert 0 <= work.min() and work.max() <= 1
+    assert work.min() >= 0 and work.max() <= 1
 
 
 @pytest.mark.parametrize("size", [(128, 128), (128, 77), (16, 128), (121, 128)])

@@ -73,8 +73,6 @@ def _retouch(options: argparse.Namespace) -> int:
         write_picture,
     )
     from .recipes import recipe
-    from .report import headline
-    from .sheet import contact_sheet
     from .tensors.checks import InputWarning, check_text
 
     # Everything that can be wrong is found before anything long begins.
@@ -103,15 +101,10 @@ def _retouch(options: argparse.Namespace) -> int:
     noticed = [str(warning.message) for warning in caught if issubclass(warning.category, InputWarning)]
     report = replace(result.report, warnings=list(dict.fromkeys([*noticed, *result.report.warnings])))
 
-    title = headline(query, options.prompt) if report.found else f"“{query}” was not found"
-    best = result.best if len(result.candidates) else None
-    sheet = contact_sheet(
-        image, result.regions, result.selected, result.mask, result.candidates, result.scores, best, title
-    )
     with OutputFolder(options.output) as folder:
         write_picture(folder / "result.png", result.image, profile=profile)
         write_mask(folder / "mask.png", result.mask)
-        write_drawing(folder / "sheet.png", sheet)
+        write_drawing(folder / "sheet.png", result.sheet())
         report.save(folder / "report.json")
 
     if options.json:

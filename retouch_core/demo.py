@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .pictures import OutputFolder, check_writable, read_picture, write_drawing, write_picture
-from .report import headline
-from .sheet import Panel, contact_sheet, fitted, panel_sheet
+from .sheet import Panel, fitted, panel_sheet
 
 if TYPE_CHECKING:
     from .pipeline import Retoucher
@@ -88,21 +87,10 @@ def run_demo(
             )
             found = result.report.found
             edited += found
-            title = headline(case.query, case.prompt) if found else f"“{case.query}” was not found"
-            best = result.best if len(result.candidates) else None
+            title = result.report.title
             name = f"{number + 1}_{Path(case.picture).stem}"
             write_picture(target / f"{name}_result.png", result.image)
-            sheet = contact_sheet(
-                source,
-                result.regions,
-                result.selected,
-                result.mask,
-                result.candidates,
-                result.scores,
-                best,
-                title,
-            )
-            write_drawing(target / f"{name}_sheet.png", sheet)
+            write_drawing(target / f"{name}_sheet.png", result.sheet())
             panels += _pair(source, result.image, case, found)
             say(
                 f"{number + 1}. {title}: {Path(output) / name}_result.png"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image as PillowImage
 from torch import Tensor
 
 from .editing.composite import composite
@@ -25,6 +26,7 @@ from .recipes import recipe as recipe_named
 from .regions.edit_mask import EditMask, edit_mask
 from .regions.search import Found, search
 from .report import Report, not_found
+from .sheet import contact_sheet
 from .tensors.checks import InputWarning, check_image, check_text, clamped, fit_mask
 from .tensors.regions import Regions
 
@@ -40,6 +42,7 @@ class Result:
     """What one retouch gave.
 
     Attributes:
+        source: IMAGE [1,H,W,3], what was given.
         image: IMAGE [1,H,W,3] on the CPU, the best candidate, or the source where nothing was found.
         mask: the composite mask, MASK [1,H,W]; where it is 0, `image` equals the source bit for bit.
         candidates: IMAGE [m,H,W,3] in the order of their seeds; m = 0 where nothing was found.
@@ -50,6 +53,7 @@ class Result:
         report: everything that decided the result.
     """
 
+    source: Tensor
     image: Tensor
     mask: Tensor
     candidates: Tensor
@@ -58,6 +62,19 @@ class Result:
     regions: Regions
     selected: Tensor
     report: Report
+
+    def sheet(self) -> PillowImage:
+        """Everything at a glance, drawn as one picture: input, regions with scores, mask, candidates with scores, best."""
+        return contact_sheet(
+            self.source,
+            self.regions,
+            self.selected,
+            self.mask,
+            self.candidates,
+            self.scores,
+            self.best if len(self.candidates) else None,
+            self.report.title,
+        )
 
 
 class Retoucher:
@@ -185,7 +202,15 @@ class Retoucher:
         tell(1.0, "done")
         best = ranking.best
         return Result(
-            made[best : best + 1], soft, made, ranking.scores, best, found.regions, found.selected, report
+            image,
+            made[best : best + 1],
+            soft,
+            made,
+            ranking.scores,
+            best,
+            found.regions,
+            found.selected,
+            report,
         )
 
     def _paint(
@@ -332,7 +357,9 @@ def _edit_area(found: Found, frame: WorkFrame, settings: Recipe, cell: int) -> E
 def _unchanged(image: Tensor, found: Found, report: Report) -> Result:
     empty = image.new_zeros(1, *image.shape[1:3])
     nobody = torch.zeros(len(found.regions), dtype=torch.bool)
-    return Result(image.clone(), empty, image[:0], image.new_zeros(0), 0, found.regions, nobody, report)
+    return Result(
+        image, image.clone(), empty, image[:0], image.new_zeros(0), 0, found.regions, nobody, report
+    )
 
 
 class _Clock:

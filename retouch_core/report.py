@@ -76,6 +76,11 @@ class Report:
         object.__setattr__(self, "fallback", list(dict.fromkeys(noted)))
 
     @property
+    def title(self) -> str:
+        """What was asked, or that it was not found, in one line."""
+        return headline(self.query, self.prompt) if self.found else f"“{self.query}” was not found"
+
+    @property
     def best(self) -> int | None:
         """0-based index of the best candidate, or None where there is none."""
         return self.ranking[0] if self.ranking else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from retouch_core.tensors.regions import mask_boxes
 
@@ -122,7 +123,7 @@ def prepare(world: Archive, count: int, *, masks: int = 2, empties: float = 0.4)
     scale, rng, batch = float(model.config.scaling_factor), random.Random(0), 20
     pairs = world.objects()
     columns: dict[str, list[Tensor]] = {"scenes": [], "masked": [], "cells": [], "source": [], "about": []}
-    for start in range(0, count, batch):
+    for start in tqdm(range(0, count, batch), desc="encoding scenes"):
         indices = torch.arange(start, min(start + batch, count))
         pixels = world.pixels(indices)
         columns["scenes"].append(encode(model, pixels, scale))

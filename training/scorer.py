@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from . import tokenizer
 from .bundle import EMBEDDED, fingerprint, save_half
@@ -164,7 +165,7 @@ def restored_pictures(world: Archive, count: int) -> Tensor:
     model = AutoencoderTiny.from_pretrained(EMBEDDED / "vae").float().eval().to(device())
     model = model.to(memory_format=torch.channels_last)
     parts = []
-    for start in range(0, count, 25):
+    for start in tqdm(range(0, count, 25), desc="scenes through the autoencoder"):
         pixels = world.pixels(torch.arange(start, start + 25)).to(device(), memory_format=torch.channels_last)
         with autocast():
             out = model.decode(model.encode(pixels * 2 - 1).latents).sample.float()

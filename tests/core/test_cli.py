@@ -19,6 +19,7 @@ from PIL import Image
 from retouch_core import cli
 from retouch_core.demo import PICTURES, read_cases, run_demo
 from retouch_core.pictures import read_picture
+from retouch_core.pipeline import Result
 from retouch_core.report import Report, not_found
 from retouch_core.tensors.checks import InputWarning
 from retouch_core.tensors.regions import Regions
@@ -47,7 +48,7 @@ class StandIn:
         seed: int = 0,
         steps: int | None = None,
         progress: Callable[[float, str], None] | None = None,
-    ) -> SimpleNamespace:
+    ) -> Result:
         type(self).calls.append(
             {
                 "query": query,
@@ -87,7 +88,8 @@ class StandIn:
             candidate_scores=torch.ones(m),
             ranking=torch.arange(m),
         )
-        return SimpleNamespace(
+        return Result(
+            source=image,
             image=made[:1] if found else image,
             mask=regions.select(selected).union(),
             candidates=made,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from .grounds import GROUND_NAMES, SIDE
 from .icons import CLASSES, COLOUR_NAMES
@@ -83,7 +84,7 @@ def archive(split: str, count: int) -> Archive:
     else:
         jobs = [(split, start) for start in range(0, count, CHUNK)]
         with multiprocessing.Pool(os.cpu_count()) as pool:
-            parts = pool.map(_chunk, jobs, chunksize=1)
+            parts = list(tqdm(pool.imap(_chunk, jobs), total=len(jobs), desc=f"drawing {split} scenes"))
         arrays = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
         CACHE.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")

@@ -23,7 +23,7 @@ from .models.protocols import Editor, Scorer, Segmenter
 from .ranking.rank import Ranking, rank
 from .recipes import DEFAULT, Recipe
 from .recipes import recipe as recipe_named
-from .regions.edit_mask import EditMask, edit_mask
+from .regions.edit_mask import EditMask, edit_mask, surroundings
 from .regions.search import Found, search
 from .report import Report, not_found
 from .sheet import contact_sheet
@@ -347,9 +347,12 @@ def _given(mask: Tensor, image: Tensor) -> Found:
 def _edit_area(found: Found, frame: WorkFrame, settings: Recipe, cell: int) -> EditMask:
     chosen = found.regions.masks[found.selected]
     rest = found.regions.masks[~found.selected & found.things] if found.things is not None else chosen[:0]
-    selected, others = (frame.mask_to_work(m.any(0, keepdim=True).float()) for m in (chosen, rest))
+    parts, neighbours = (frame.mask_to_work(m.float()) > 0 for m in (chosen, rest))
+    selected = parts.any(0, keepdim=True).float()
+    if not found.is_ground:
+        neighbours = neighbours[~surroundings(selected, neighbours)]
+    others = neighbours.any(0, keepdim=True).float()
     shape = settings.shape if not found.is_ground else "mask"
-    parts = frame.mask_to_work(chosen.float()) > 0
     fade = round(settings.feather * frame.side)
     return edit_mask(selected, others, cell=cell, shape=shape, dilate=settings.dilate, fade=fade, boxes=parts)
 

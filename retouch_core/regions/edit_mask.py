@@ -21,6 +21,26 @@ HALO = 2
 """Pixels around other entities that stay closed too: their antialiased edges."""
 
 
+RING_PX = 4
+"""Width of the ring around a region in which its surroundings are looked for, at the size worked on."""
+
+SURROUNDS = 0.2
+"""An entity that holds more than this share of that ring is what the region stands on (sky, wall, table), not a
+neighbour (chosen on tune scenes, where grounds with a horizon fall into two entities)."""
+
+
+def surroundings(selected: Tensor, masks: Tensor) -> Tensor:
+    """Which entities are what the selected region stands on: bool [N].
+
+    Args:
+        selected: MASK [1,S,S].
+        masks: bool [N,S,S], other entities.
+    """
+    ring = (dilate_px(selected, RING_PX) > 0) & (selected == 0)
+    held = (masks & ring).flatten(1).sum(1)
+    return held > SURROUNDS * ring.sum().clamp(min=1)
+
+
 @dataclass(frozen=True)
 class EditMask:
     """What may change of a picture of S x S px.
@@ -50,7 +70,7 @@ def edit_mask(
 
     Args:
         selected: MASK [1,S,S], pixels of the regions to change; S a multiple of `cell`.
-        others: MASK [1,S,S], pixels of entities that must stay.
+        others: MASK [1,S,S], pixels of neighbours that must stay (not of `surroundings`, which are painted over).
         cell: pixels per latent cell.
         shape: `box` takes the box of every part of `boxes` (or of the whole mask), `mask` the silhouette.
         dilate: odd kernel size on ROM's 64x64 grid, by which the shape grows first (methods.md 6).

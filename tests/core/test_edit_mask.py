@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from retouch_core.regions.edit_mask import edit_mask
+from retouch_core.regions.edit_mask import edit_mask, surroundings
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int, side: int = 128) -> torch.Tensor:
@@ -84,3 +84,15 @@ def test_bad_options_are_named() -> None:
         edit_mask(nothing, nothing, shape="hull")
     with pytest.raises(ValueError, match=r"k must be an odd number .* got 4"):
         edit_mask(nothing, nothing, dilate=4)
+
+
+def test_what_a_region_stands_on_is_no_neighbour() -> None:
+    selected = rectangle(40, 40, 70, 70)
+    sky = (1 - selected) * rectangle(0, 0, 128, 90)
+    halo = rectangle(38, 38, 72, 72) - selected
+    beside = rectangle(72, 40, 100, 70)
+    far = rectangle(100, 100, 120, 120)
+    masks = torch.cat([sky, halo, beside, far]) > 0
+    assert surroundings(selected, masks).tolist() == [True, True, False, False]
+    assert surroundings(selected, masks[:0]).tolist() == []
+    assert surroundings(nothing, masks).tolist() == [False] * 4

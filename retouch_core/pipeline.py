@@ -20,7 +20,7 @@ from .editing.sampler import retouch_latent
 from .editing.schedule import sigmas_of
 from .editing.work_frame import WorkFrame
 from .models.protocols import Editor, Scorer, Segmenter
-from .ranking.rank import Ranking, rank
+from .ranking.rank import Ranking, rank, rank_removal
 from .recipes import DEFAULT, Recipe
 from .recipes import recipe as recipe_named
 from .regions.edit_mask import EditMask, edit_mask, surroundings
@@ -177,7 +177,7 @@ class Retoucher:
                 made = composite(image, painted, soft)
             tell(0.9, "choosing")
             with clock("rank"):
-                ranking = self._rank(seen, made.clamp(0, 1), soft, prompt, settings)
+                ranking = self._rank(seen, made.clamp(0, 1), soft, found.text or query, prompt, settings)
         report = Report(
             query=query,
             prompt=prompt,
@@ -267,7 +267,11 @@ class Retoucher:
             callback=step,
         )
 
-    def _rank(self, source: Tensor, made: Tensor, soft: Tensor, prompt: str, settings: Recipe) -> Ranking:
+    def _rank(
+        self, source: Tensor, made: Tensor, soft: Tensor, query: str, prompt: str, settings: Recipe
+    ) -> Ranking:
+        if query and not prompt:
+            return rank_removal(source, made, soft, self.scorer, query)
         return rank(
             source,
             made,
@@ -277,7 +281,7 @@ class Retoucher:
             mode=settings.rank_mode,
             alpha=settings.alpha,
             normalise=settings.normalise,
-            region=settings.rank_region if prompt else "full",
+            region=settings.rank_region,
         )
 
     def _nothing(

@@ -152,6 +152,24 @@ def rank(
     return Ranking(order=order, scores=scores, parts=parts, fallback="; ".join(notes) or None)
 
 
+def rank_removal(source: Tensor, candidates: Tensor, mask: Tensor, scorer: Scorer, text: str) -> Ranking:
+    """Order candidates of a removal: the one whose enlarged box looks least like what was there comes first.
+
+    Ours: the published rankings all want a target text, and closeness to the source would reward leaving the thing in.
+
+    Args:
+        source, candidates, mask, scorer: as in `rank`.
+        text: what was removed.
+
+    Raises:
+        ValueError: as `rank`.
+    """
+    likeness = rank(source, candidates, mask, scorer, text, mode="localised")
+    scores = torch.where(likeness.scores.isneginf(), likeness.scores, -likeness.scores)
+    order = torch.sort(scores, descending=True, stable=True).indices
+    return Ranking(order, scores, likeness.parts, likeness.fallback)
+
+
 def _parts(
     source: Tensor,
     candidates: Tensor,

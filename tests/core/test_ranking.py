@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from retouch_core.models.protocols import Scorer
-from retouch_core.ranking.rank import normalise, rank
+from retouch_core.ranking.rank import normalise, rank, rank_removal
 from retouch_core.ranking.scores import (
     box_pixels,
     cma,
@@ -366,3 +366,15 @@ def test_ordinary_ranking_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         table()
+
+
+def test_a_removal_prefers_what_looks_least_like_the_thing() -> None:
+    source = grey(16)
+    mask = torch.zeros(1, 16, 16)
+    mask[:, 4:12, 4:12] = 1
+    colours = [(1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.0, 0.6, 0.6), (0.8, 0.3, 0.3)]
+    candidates = source.repeat(4, 1, 1, 1)
+    for candidate, colour in zip(candidates, colours, strict=True):
+        candidate[4:12, 4:12] = torch.tensor(colour)
+    ranking = rank_removal(source, candidates, mask, ColourScorer(), "red")
+    assert ranking.order.tolist() == [2, 1, 3, 0] and ranking.best == 2

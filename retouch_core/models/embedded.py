@@ -17,6 +17,7 @@ import torch
 from .clip_scorer import ClipScorer
 from .diffusers_editor import DiffusersEditor
 from .protocols import Segmenter
+from .quiet import quiet_loading
 
 FOLDER = Path(__file__).resolve().parent / "embedded"
 MANIFEST = "manifest.json"
@@ -116,8 +117,9 @@ def load_embedded(folder: Path = FOLDER, *, device: torch.device | str | None = 
     from .graph_segmenter import GraphSegmenter
 
     check_bundle(folder)
-    parts = load_text_parts(folder)
-    scorer, editor = load_scorer(folder, parts), load_editor(folder, parts)
+    with quiet_loading():
+        parts = load_text_parts(folder)
+        scorer, editor = load_scorer(folder, parts), load_editor(folder, parts)
     if device is not None:
         parts[0].to(device)
         editor.to(device)

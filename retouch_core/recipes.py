@@ -48,7 +48,7 @@ class Recipe:
     feather: float = 0.024
     inpaint_input: str = "masked"
     steps: int = 20
-    scale: float = 4.0
+    scale: float = 3.0
     lam: float = 0.0
     strength: float = 1.0
     start: str = "noise"

@@ -157,8 +157,8 @@ def main() -> None:
 
     def save(values: dict[str, Tensor]) -> None:
         model.load_state_dict(values)
-        save_half(model, EMBEDDED / "unet_inpaint")
         noise_schedule.save_pretrained(EMBEDDED / "scheduler")
+        save_half(model, EMBEDDED / "unet_inpaint")
 
     average = train(
         "denoiser", model, optimiser, step, minutes=args.minutes, report=report, rate=0.015, every=120

@@ -97,9 +97,11 @@ def edit_rows(retoucher: Retoucher, judge: Judge, size: int, sheet: Path | None)
 
     bar = tqdm(cases, desc="edits, exact masks", leave=False)
     exact = edit.run(bar, retoucher, judge, keep=keep)
-    own = edit.run(tqdm(cases, desc="edits, own masks", leave=False), retoucher, judge, exact=False)
+    own = edit.run(
+        tqdm(cases[: size // 2], desc="edits, own masks", leave=False), retoucher, judge, exact=False
+    )
     s00 = edit.run(
-        tqdm(cases[: size // 4], desc="edits, s00", leave=False),
+        tqdm(cases[: size // 8], desc="edits, s00", leave=False),
         retoucher,
         judge,
         settings="s00",

@@ -48,7 +48,7 @@ CONTOUR_SCALE = 6.0
 SOLIDITY_POWER = 2
 """How much lace and whiskers, which an opening by one pixel removes, take from a score (tune scenes, photographs)."""
 
-REGION_FACTOR = (0.4, 0.4)
+REGION_FACTOR = (0.35, 0.45)
 """Regions of the graph count that much, plus that much times the share of them that is figure, of a thing whose
 outline the ground model drew (tune scenes)."""
 

@@ -27,7 +27,8 @@ MIN_AREA_PX = 40
 GRAPH_SCALES = (100, 300)
 GRAPH_SIGMA = 0.6
 GRAPH_MIN_SIZE = 30
-"""Felzenszwalb and Huttenlocher's parameters, for a picture 128 px long (tune scenes)."""
+"""Felzenszwalb and Huttenlocher's parameters, for a picture 128 px long; the single scale 200 lost 0.004 of mean IoU
+(tune scenes)."""
 
 MERGE_LEVELS = (10.0, 16.0, 24.0)
 """Neighbouring regions join, most alike first, up to these distances of their mean colours: the levels at which

@@ -127,7 +127,7 @@ def edit_sheet(pairs: Sequence[tuple[Case, Result]], path: Path, *, zoom: int = 
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=22)
     for i, (case, result) in enumerate(pairs):
         x, y = i % columns * (2 * side + gap), i // columns * (side + head)
-        draw.text((x + 4, y + 4), f"{i + 1}. {case.query} → {case.prompt}", fill="black", font=font)
+        draw.text((x + 4, y + 4), f"{i + 1}. {case.query} becomes {case.prompt}", fill="black", font=font)
         for k, image in enumerate((case.image, result.image)):
             pixels = (image[0] * 255).round().byte().numpy()
             big = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)

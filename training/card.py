@@ -17,16 +17,13 @@ from .bundle import EMBEDDED
 from .evaluation.numbers import Row, Share
 from .loop import LOGS
 
+TRAINED = ("autoencoder", "decoder", "scorer", "denoiser")
+"""Runs with a log, in their order; `decoder` polishes the autoencoder's with its encoder frozen."""
+
 PARTS = {
-    "vae": ("autoencoder", "`AutoencoderTiny`, default layout: 64 wide, 4 latent channels, 8x down"),
-    "clip": (
-        "scorer",
-        "`CLIPModel`: vision 64 px, patch 8, width 128 x 4; text width 128 x 3, 16 tokens; projection 128",
-    ),
-    "unet_inpaint": (
-        "denoiser",
-        "`UNet2DConditionModel`, 9 to 4 channels, widths 64 and 128, cross-attention on both levels, v-prediction",
-    ),
+    "vae": "`AutoencoderTiny`, default layout: 64 wide, 4 latent channels, 8x down",
+    "clip": "`CLIPModel`: vision 64 px, patch 8, width 128 x 4; text width 128 x 3, 16 tokens; projection 128",
+    "unet_inpaint": "`UNet2DConditionModel`, 9 to 4 channels, widths 64 and 128, cross-attention on both levels, v-prediction",
 }
 
 TEXT = """# Embedded models
@@ -98,10 +95,11 @@ def main() -> None:
         ["| network | steps | minutes | last report |"],
     )
     training.append("|---|---|---|---|")
-    for folder, (name, what) in PARTS.items():
+    for folder, what in PARTS.items():
         (weights,) = (EMBEDDED / folder).glob("*.safetensors")
         count = sum(t.numel() for t in load_file(weights).values())
         files.append(f"| `{folder}/` | {what} | {count / 1e6:.2f} M | {weights.stat().st_size / 1e6:.1f} |")
+    for name in TRAINED:
         line = last_line(name)
         rest = ", ".join(f"{k} {v}" for k, v in line.items() if k not in ("seconds", "iteration"))
         training.append(f"| {name} | {line['iteration']} | {float(line['seconds']) / 60:.0f} | {rest} |")

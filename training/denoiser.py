@@ -1,6 +1,6 @@
 """Train the embedded 9-channel inpaint denoiser on latents, with the frozen text tower of the scorer.
 
-python -m training.denoiser [--minutes 60] [--scenes 14000]
+python -m training.denoiser [--minutes 42] [--scenes 16000]
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ def main() -> None:
     from transformers import CLIPTextModel
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--minutes", type=float, default=42)
     parser.add_argument("--scenes", type=int, default=16000, help="size of the archive")
-    parser.add_argument("--encoded", type=int, default=13000, help="how many of them are encoded")
+    parser.add_argument("--encoded", type=int, default=9000, help="how many of them are encoded")
     args = parser.parse_args()
     torch.manual_seed(0)
     material = prepare(archive("train", args.scenes), args.encoded)

@@ -1,6 +1,6 @@
 """The judge: a classifier of class and colour that ranking never sees, used only to measure.
 
-python -m training.judge [--minutes 5] [--scenes 16000]
+python -m training.judge [--minutes 4] [--scenes 16000]
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def main() -> None:
     from safetensors.torch import save_file
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--scenes", type=int, default=16000)
     parser.add_argument("--restored", type=int, default=3000)
     args = parser.parse_args()

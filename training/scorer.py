@@ -1,6 +1,6 @@
 """Train the embedded scorer: a small `CLIPModel` with phrases that name things, grounds and places.
 
-python -m training.scorer [--minutes 17] [--scenes 16000]
+python -m training.scorer [--minutes 15] [--scenes 16000]
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def main() -> None:
     from transformers import CLIPImageProcessor, CLIPModel
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=17)
+    parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--scenes", type=int, default=16000)
     parser.add_argument("--restored", type=int, default=3000)
     args = parser.parse_args()

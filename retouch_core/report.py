@@ -129,7 +129,8 @@ class Report:
         scores = [f"{self.region_scores[i]:.3f}" for i in self.selected if i < count]
         region = "region" if len(self.selected) == 1 else "regions"
         scored = f" (score {', '.join(scores)})" if scores else ""
-        return f"Edited {region} {which} of {count}{scored}; the mask covers {100 * self.mask_share:.1f} % of the picture."
+        among = f" of {count}" if count else ""
+        return f"Edited {region} {which}{among}{scored}; the mask covers {100 * self.mask_share:.1f} % of the picture."
 
     def _which(self) -> str:
         if not self.ranking:

@@ -17,6 +17,8 @@ TEXT_MODES = ("s00", "localised", "cma", "masked")
 MASK_MODES = ("localised", "masked")
 NORMALISATIONS = ("minmax", "softmax", "affine")
 REGIONS = ("full", "background")
+GROUND = "the background"
+"""What a picture shows where something was removed."""
 ALPHA = 5.0
 """Weight of the distance from the source against the alignment with the text (methods.md 11.1, its eq. 7)."""
 
@@ -153,9 +155,10 @@ def rank(
 
 
 def rank_removal(source: Tensor, candidates: Tensor, mask: Tensor, scorer: Scorer, text: str) -> Ranking:
-    """Order candidates of a removal: the one whose enlarged box looks least like what was there comes first.
+    """Order candidates of a removal: first those whose enlarged box looks like ground, and not like what was there.
 
-    Ours: the published rankings all want a target text, and closeness to the source would reward leaving the thing in.
+    The score is the localised score of `GROUND` less that of `text`. Ours: the published rankings all want a target
+    text, closeness to the source would reward leaving the thing in, and unlikeness alone another thing in its place.
 
     Args:
         source, candidates, mask, scorer: as in `rank`.
@@ -164,8 +167,9 @@ def rank_removal(source: Tensor, candidates: Tensor, mask: Tensor, scorer: Score
     Raises:
         ValueError: as `rank`.
     """
+    ground = rank(source, candidates, mask, scorer, GROUND, mode="localised")
     likeness = rank(source, candidates, mask, scorer, text, mode="localised")
-    scores = torch.where(likeness.scores.isneginf(), likeness.scores, -likeness.scores)
+    scores = torch.where(likeness.scores.isneginf(), likeness.scores, ground.scores - likeness.scores)
     order = torch.sort(scores, descending=True, stable=True).indices
     return Ranking(order, scores, likeness.parts, likeness.fallback)
 

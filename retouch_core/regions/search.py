@@ -27,7 +27,7 @@ GATE_VIEW, GATE_FILL = "mean", "black"
 """Views for which presence gates are calibrated (training/calibrate.py)."""
 
 BACKGROUND = re.compile(r"(?:the |a )?(?:whole |entire )?(?:background|backdrop|surroundings)", re.IGNORECASE)
-"""Queries that mean everything that is not an entity."""
+"""Queries that mean everything that is not a thing."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,15 @@ class Found:
 
 
 def is_background(query: str) -> bool:
-    """Whether the query means everything that is not an entity."""
+    """Whether the query means everything that is not a thing."""
     return BACKGROUND.fullmatch(query.strip().rstrip(".")) is not None
+
+
+def spans_frame(masks: Tensor) -> Tensor:
+    """Which masks bool [N,H,W] reach from one side of the frame to the opposite one, as sky, sea and walls do: bool [N]."""
+    left, right = masks[:, :, 0].any(1), masks[:, :, -1].any(1)
+    top, bottom = masks[:, 0].any(1), masks[:, -1].any(1)
+    return (left & right) | (top & bottom)
 
 
 def search(
@@ -92,6 +99,8 @@ def search(
     regions = disjoint(proposals, scores, score_min=settings["score_min"])
     things = len(regions)
     if is_background(query):
+        regions = regions.select(~spans_frame(regions.masks))
+        things = len(regions)
         ground = background_mask(regions) > 0
         whole = Regions(torch.cat([regions.masks, ground]), None, regions.source_size, trace=regions.trace)
         chosen = torch.arange(things + 1) == things

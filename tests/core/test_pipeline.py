@@ -234,3 +234,13 @@ def test_report_has_what_decided_the_result() -> None:
     assert set(report["timings"]) == {"search", "paint", "decode", "rank"}
     assert sorted(report["ranking"]) == [0, 1] and report["best"] == result.best
     assert str(result.report).count("\n") >= 2
+
+
+def test_what_spans_the_frame_is_background_too() -> None:
+    image = scene(**TWO)
+    image[:, 56:] = torch.tensor([0.0, 1.0, 0.0])
+    result = retoucher().retouch(image, "background", "blue", recipe=PLAIN, candidates=1)
+    assert (result.image[0, 62, 4] - torch.tensor([0.0, 0.0, 1.0])).abs().max() < 0.1
+    things = ((image[0] == 1).any(-1) & (image[0] == 0).any(-1)).clone()
+    things[56:] = False
+    assert torch.equal(result.image[0][things], image[0][things])

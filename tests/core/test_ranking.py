@@ -368,13 +368,25 @@ def test_ordinary_ranking_does_not_warn():
         table()
 
 
-def test_a_removal_prefers_what_looks_least_like_the_thing() -> None:
+def test_a_removal_prefers_ground_to_the_thing() -> None:
     source = grey(16)
     mask = torch.zeros(1, 16, 16)
     mask[:, 4:12, 4:12] = 1
-    colours = [(1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.0, 0.6, 0.6), (0.8, 0.3, 0.3)]
+    colours = [(1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.0, 0.0, 1.0), (0.8, 0.3, 0.3)]
     candidates = source.repeat(4, 1, 1, 1)
     for candidate, colour in zip(candidates, colours, strict=True):
         candidate[4:12, 4:12] = torch.tensor(colour)
-    ranking = rank_removal(source, candidates, mask, ColourScorer(), "red")
-    assert ranking.order.tolist() == [2, 1, 3, 0] and ranking.best == 2
+    scorer = ColourScorer()
+    scorer.colours = scorer.colours | {"the background": (0.5, 0.5, 0.5, 0.3)}
+    ranking = rank_removal(source, candidates, mask, scorer, "red")
+    # Grey is the ground here: blue is less red, but as little ground as red is.
+    assert ranking.order[-2:].tolist() == [3, 0]
+    views = torch.tensor([[*colour, 0.3] for colour in colours])
+    assert ranking.best in (1, 2)
+    cosine = torch.nn.functional.cosine_similarity
+    reference = [
+        spherical_distance(cosine(v, torch.tensor([1.0, 0, 0, 0.3]), 0))
+        - spherical_distance(cosine(v, torch.tensor([0.5, 0.5, 0.5, 0.3]), 0))
+        for v in views
+    ]
+    assert ranking.order.tolist() == sorted(range(4), key=lambda k: -float(reference[k]))

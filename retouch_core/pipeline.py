@@ -228,7 +228,9 @@ class Retoucher:
         editor = self.editor
         scale = settings.scale if prompt else settings.removal_scale
         z0 = editor.encode(work)
-        target, old, empty = editor.encode_prompts([prompt, referring, ""]).split(1)
+        target, old, empty = editor.encode_prompts([prompt or settings.removal_prompt, referring, ""]).split(
+            1
+        )
         extra: dict[str, Any] = {}
         if editor.inpaint:
             hole = (

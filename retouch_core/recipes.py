@@ -23,7 +23,8 @@ class Recipe:
         feather: share of the longer side over which the composite fades, inside the edited area.
         inpaint_input: what an inpainting denoiser sees of the old picture: `masked` or `unmasked` (9.3).
         steps, scale, lam, strength, start, noise_mode, progressive: sampling (8, 9).
-        removal_scale: guidance scale where the prompt is empty; 1 means no guidance.
+        removal_scale, removal_prompt: guidance scale (1 means no guidance) and words for the denoiser where the prompt is
+            empty.
         candidates: how many are made unless the caller says otherwise.
         rank_mode, alpha, normalise, rank_region: which candidate is best (11).
         sources: for each value that somebody published or measured, where it comes from.
@@ -55,6 +56,7 @@ class Recipe:
     noise_mode: str = "fixed"
     progressive: int | str = 0
     removal_scale: float = 1.0
+    removal_prompt: str = "background"
     candidates: int = 4
     rank_mode: str = "localised"
     alpha: float = 5.0
@@ -86,6 +88,7 @@ RECIPES: dict[str, Recipe] = {
             "dilate": "ROM (S03) fig. 8: under-coverage is worse than over-coverage",
             "shape": "ours: a new thing needs other room than the old one had",
             "scale": "ours: chosen on tune scenes (retouch_core/models/embedded/README.md)",
+            "removal_prompt": "ours: nothing is seen in 20 of 20 tune candidates; with the empty prompt in 11 of 20",
             "rank_mode": "ROM (S03) 4.6",
         },
     ),

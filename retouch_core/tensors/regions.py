@@ -33,6 +33,7 @@ class Regions:
         source_size: (H, W) of the picture in pixels.
         labels: a name per region, or None.
         trace: what each stage did (stage, parameters, numbers, fallback), in order; every report shows it.
+        picture: IMAGE [1,H,W,3] they belong to, or None; stages only draw on it.
     """
 
     masks: Tensor
@@ -40,6 +41,7 @@ class Regions:
     source_size: tuple[int, int]
     labels: tuple[str, ...] | None = None
     trace: tuple[dict[str, Any], ...] = ()
+    picture: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 3 or self.masks.dtype != torch.bool:

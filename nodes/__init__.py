@@ -1,0 +1,41 @@
+"""The nodes: schema and a short `execute` each, over the stages of `retouch_core`. Nothing else here knows ComfyUI."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+
+class TextRetouch(ComfyExtension):
+    """What the host registers."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Every node of the pack, in the order of a graph."""
+        from .adaptive_threshold import RetouchAdaptiveThreshold
+        from .composite import RetouchComposite
+        from .conditional_cfg import RetouchConditionalCFG
+        from .dilate_mask import RetouchDilateMask
+        from .entity_segment import RetouchEntitySegment
+        from .load_embedded import RetouchLoadEmbedded
+        from .location_filter import RetouchLocationFilter
+        from .masks_to_regions import RetouchMasksToRegions
+        from .measure import RetouchMeasure
+        from .rank_candidates import RetouchRankCandidates
+        from .region_sampler import RetouchRegionSampler
+        from .region_scores import RetouchRegionScores
+        from .scorer_from_clip import RetouchScorerFromCLIP
+
+        return [
+            RetouchLoadEmbedded,
+            RetouchScorerFromCLIP,
+            RetouchEntitySegment,
+            RetouchMasksToRegions,
+            RetouchRegionScores,
+            RetouchAdaptiveThreshold,
+            RetouchLocationFilter,
+            RetouchDilateMask,
+            RetouchConditionalCFG,
+            RetouchRegionSampler,
+            RetouchComposite,
+            RetouchRankCandidates,
+            RetouchMeasure,
+        ]

@@ -3,6 +3,7 @@ PYTHON ?= python3
 # Where torch comes from; `make venv TORCH_INDEX=https://download.pytorch.org/whl/cpu` spares the CUDA libraries.
 TORCH_INDEX ?=
 # Where there is a ComfyUI, what it requires is installed too, so that the host tests run; without torch, which is ours.
+# The newest torchaudio may be built for an older torch: its compiled half, of no use to pictures, then goes.
 HOST := $(or $(COMFYUI_PATH),$(HOME)/comfy/ComfyUI)
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -23,6 +24,8 @@ $(STAMP): requirements.txt pyproject.toml
 		grep -Ev '^(torch|torchvision|torchaudio)\b' "$(HOST)/requirements.txt" > .venv/host-requirements.txt; \
 		echo "installing what ComfyUI at $(HOST) requires"; \
 		$(PY) -m pip install -r .venv/host-requirements.txt || echo "not all of it could be installed: host tests will skip"; \
+		$(PY) -m pip install --no-deps torchaudio $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)); \
+		$(PY) -c 'import torchaudio' 2>/dev/null || rm -f .venv/lib/python*/site-packages/torchaudio/lib/*torchaudio*.so; \
 	fi
 	touch $@
 

@@ -266,7 +266,7 @@ def start_server(
     command = [
         *(sys.executable, str(host / "main.py"), "--cpu", "--listen", "127.0.0.1", "--port", str(port)),
         *("--base-directory", str(folder), "--database-url", "sqlite:///:memory:"),
-        *("--disable-api-nodes", "--disable-auto-launch", "--disable-metadata"),
+        *("--disable-api-nodes", "--disable-auto-launch"),
         *options,
     ]
     paths = [str(folder / "guard"), *filter(None, [os.environ.get("PYTHONPATH")])]

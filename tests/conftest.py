@@ -15,6 +15,11 @@ import pytest
 SERVER = "text_retouch_test_server"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The switch of tests/host/test_nodes_golden.py."""
+    parser.addoption("--update-golden", action="store_true", help="append new sockets to golden/nodes.json")
+
+
 def server_module() -> ModuleType:
     """tests/host/server.py under a name that nothing of the host's has."""
     if SERVER not in sys.modules:

@@ -138,18 +138,18 @@ def test_two_workflows_at_least_need_no_download() -> None:
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_workflow_runs_and_keeps_every_other_pixel(server: Any, name: str) -> None:
     prompt = copy.deepcopy(PROMPTS[name])
-    (measure,) = nodes_of(prompt, "RetouchMeasure")
     (picture,) = nodes_of(prompt, "LoadImage")
     (save,) = nodes_of(prompt, "SaveImage")
+    wired = next(node["inputs"] for node in prompt.values() if {"source", "mask"} <= node["inputs"].keys())
+    result = prompt[save]["inputs"]["images"]
+    measured = {"source": wired["source"], "result": result, "mask": wired["mask"]}
     # All that may have changed, as a picture of 0 and 255: a faint edge must not be rounded away.
     prompt |= {
-        "h1": {
-            "class_type": "ThresholdMask",
-            "inputs": {"mask": prompt[measure]["inputs"]["mask"], "value": 0.0},
-        },
+        "h1": {"class_type": "ThresholdMask", "inputs": {"mask": wired["mask"], "value": 0.0}},
         "h2": {"class_type": "MaskToImage", "inputs": {"mask": ["h1", 0]}},
         "h3": {"class_type": "SaveImage", "inputs": {"images": ["h2", 0], "filename_prefix": "mask"}},
-        "h4": {"class_type": "PreviewAny", "inputs": {"source": [measure, 1]}},
+        "h4": {"class_type": "RetouchMeasure", "inputs": measured},
+        "h5": {"class_type": "PreviewAny", "inputs": {"source": ["h4", 1]}},
     }
 
     run = server.queue(prompt)
@@ -164,7 +164,7 @@ def test_workflow_runs_and_keeps_every_other_pixel(server: Any, name: str) -> No
     assert 0.3 < outside.mean() < 1.0
     assert np.array_equal(before[outside], after[outside])
     assert np.abs(before[~outside].astype(int) - after[~outside]).mean() > 5
-    assert run.text("h4") == "0.0"
+    assert run.text("h5") == "0.0"
     for node in nodes_of(prompt, "PreviewAny"):
         assert run.text(node).strip()
 

@@ -37,7 +37,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]
 
     Keywords go to `start_server` of tests/host/server.py (`options`, `pack`); `folder` is made where it is not given.
     """
-    from training.host_networks import HostMissing, find_host
+    from training.host_pack import HostMissing, find_host
 
     try:
         host = find_host()

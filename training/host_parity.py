@@ -15,16 +15,7 @@ from collections.abc import Iterator
 
 import torch
 
-from training.host_networks import (
-    HostMissing,
-    host_vae,
-    import_host,
-    text_config,
-    text_encoder_class,
-    text_state,
-    unet_config,
-    unet_state,
-)
+from training.host_pack import HostMissing, import_host, pack_module
 from training.random_bundle import random_autoencoder, random_clip, random_denoiser
 
 TOLERANCE = 1e-4
@@ -45,9 +36,10 @@ def denoiser(widths: tuple[int, ...], channels: int) -> Iterator[Row]:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     ours = random_denoiser(1, channels, widths)
-    config = unet_config(dict(ours.config))
+    networks = pack_module("nodes._networks")
+    config = networks.unet_config(dict(ours.config))
     host = UNetModel(**config, dtype=torch.float32, operations=comfy.ops.manual_cast).eval()
-    host.load_state_dict(unet_state(ours.state_dict(), config), strict=True)
+    host.load_state_dict(networks.unet_state(ours.state_dict(), config), strict=True)
 
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(3, channels, 16, 16, generator=generator)
@@ -63,7 +55,7 @@ def denoiser(widths: tuple[int, ...], channels: int) -> Iterator[Row]:
 def autoencoder() -> Iterator[Row]:
     """``AutoencoderTiny`` against ``comfy.sd.VAE``, on pictures in 0..1 as the host's nodes have them."""
     ours = random_autoencoder(3)
-    host = host_vae(ours.state_dict())
+    host = pack_module("nodes._networks").host_vae(ours.state_dict())
     generator = torch.Generator().manual_seed(4)
     image = torch.rand(2, 128, 96, 3, generator=generator)
     with torch.no_grad():
@@ -81,9 +73,10 @@ def autoencoder() -> Iterator[Row]:
 def text_tower(act: str) -> Iterator[Row]:
     """The text half of ``CLIPModel`` against the host's text model behind its ``SDClipModel``."""
     ours = random_clip(5, act)
-    encoder = text_encoder_class(text_config(ours.config.text_config.to_dict()))
+    networks = pack_module("nodes._networks")
+    encoder = networks.text_encoder_class(networks.text_config(ours.config.text_config.to_dict()))
     host = encoder(dtype=torch.float32)
-    missing, unexpected = host.load_sd(text_state(ours.state_dict()))
+    missing, unexpected = host.load_sd(networks.text_state(ours.state_dict()))
     if missing or unexpected:
         raise RuntimeError(f"the host's text model misses {missing} and does not know {unexpected}.")
 

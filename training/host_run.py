@@ -11,6 +11,7 @@ stage, for several schedules; exit status 1 where decoded pictures differ by mor
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -20,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.host_networks import HostMissing, import_host
-from training.host_objects import host_autoencoder, host_clip, host_model
+from training.host_pack import HostMissing, import_host, pack_module
 from training.random_bundle import save_random_bundle
 
 TOLERANCE = 1e-3
@@ -84,9 +84,11 @@ def on_the_host(bundle: Path, edit: Edit) -> Stages:
     """The edit by the host's own nodes on its own MODEL, CLIP and VAE."""
     import comfy.sample
     import comfy.samplers
-    import nodes
 
-    model, clip, vae = host_model(bundle), host_clip(bundle), host_autoencoder(bundle)
+    nodes = importlib.import_module("nodes")  # the host's own
+    bundled = pack_module("nodes._bundle")
+
+    model, clip, vae = bundled.host_model(bundle), bundled.host_clip(bundle), bundled.host_autoencoder(bundle)
     encode = nodes.CLIPTextEncode()
     (positive,), (negative,) = encode.encode(clip, edit.prompt), encode.encode(clip, edit.negative)
     masked_positive, masked_negative, latent = nodes.InpaintModelConditioning().encode(

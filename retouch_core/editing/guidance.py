@@ -57,6 +57,11 @@ def _plain(scale: float, lam: float) -> float:
     return 0.0
 
 
+def mixed_base(referring: Tensor, empty: Tensor, lam: float) -> Tensor:
+    """What guidance leads away from: (1 - lam) * empty + lam * referring, exact where both predictions are the same."""
+    return torch.lerp(empty, referring, lam)
+
+
 def _mix(
     target: Tensor | None, referring: Tensor | None, empty: Tensor | None, scale: float, lam: float
 ) -> Tensor:
@@ -68,7 +73,7 @@ def _mix(
     elif referring is None or lam == 0:
         base = empty
     else:
-        base = torch.lerp(empty, referring, lam)  # exact where both predictions are the same
+        base = mixed_base(referring, empty, lam)
     assert base is not None
     return base if target is None else base + scale * (target - base)
 

@@ -18,7 +18,7 @@ LIMIT_S = 0.5
 CHILD = """
 import asyncio, importlib.util, json, sys, threading, time
 sys.path.insert(0, {root!r})
-from training.host_networks import import_host
+from training.host_pack import import_host
 import_host()
 import comfy.samplers, comfy.model_management, comfy.utils, comfy_api.latest
 if {whole!r}:

@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from training.host_networks import HostMissing, find_host, text_config, unet_config, vae_state
+from training.host_pack import HostMissing, find_host
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_HOST = 2
@@ -66,24 +68,27 @@ def test_a_named_folder_without_the_host_is_refused(monkeypatch: pytest.MonkeyPa
         find_host()
 
 
-def test_architectures_that_the_host_cannot_hold_are_refused() -> None:
+@pytest.mark.host
+def test_architectures_that_the_host_cannot_hold_are_refused(pack: Callable[[str], ModuleType]) -> None:
+    networks = pack("nodes._networks")
     good = {
         "block_out_channels": [64, 128],
         "down_block_types": ["CrossAttnDownBlock2D"] * 2,
         "up_block_types": ["CrossAttnUpBlock2D"] * 2,
     }
     with pytest.raises(ValueError, match="DownBlock2D"):
-        unet_config({**good, "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]})
+        networks.unet_config({**good, "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]})
     with pytest.raises(ValueError, match=r"\(64, 112\)"):
-        unet_config({**good, "block_out_channels": [64, 112]})
+        networks.unet_config({**good, "block_out_channels": [64, 112]})
     with pytest.raises(ValueError, match="96 and 128"):
-        text_config({"projection_dim": 96, "hidden_size": 128})
+        networks.text_config({"projection_dim": 96, "hidden_size": 128})
 
 
-def test_only_the_decoders_layers_move_by_one() -> None:
+@pytest.mark.host
+def test_only_the_decoders_layers_move_by_one(pack: Callable[[str], ModuleType]) -> None:
     import torch
 
-    keys = vae_state(
+    keys = pack("nodes._networks").vae_state(
         {"encoder.layers.1.conv.0.bias": torch.zeros(1), "decoder.layers.0.weight": torch.ones(1)}
     )
     assert set(keys) == {"taesd_encoder.1.conv.0.bias", "taesd_decoder.1.weight", "vae_scale", "vae_shift"}

@@ -1,74 +1,18 @@
 """Our network architectures as ComfyUI's own classes hold them: which keys, which configuration.
 
-Nothing here imports the host at module level: call :func:`import_host` first. No class or function of the
-host's is changed; where its classes fix a number that ours differs in (the 49,408 rows of the token table), a
-subclass of ours says so.
+The host is imported inside functions only. No class or function of the host's is changed; where its classes fix a
+number that ours differs in (the 49,408 rows of the token table), a subclass of ours says so.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 State = dict[str, torch.Tensor]
-
-
-class HostMissing(RuntimeError):
-    """No ComfyUI work tree was found; the message says where it was looked for."""
-
-
-def find_host() -> Path:
-    """The ComfyUI work tree: ``$COMFYUI_PATH`` where set, else ``~/comfy/ComfyUI`` (where comfy-cli puts it).
-
-    Raises HostMissing where neither holds ComfyUI.
-    """
-    named = os.environ.get("COMFYUI_PATH")
-    place = Path(named) if named else Path.home() / "comfy" / "ComfyUI"
-    if not (place / "comfy" / "sd.py").is_file():
-        source = "COMFYUI_PATH" if named else "the default place"
-        raise HostMissing(
-            f"no ComfyUI at {place} ({source}); set COMFYUI_PATH to a folder with ComfyUI's main.py."
-        )
-    return place.resolve()
-
-
-def import_host(place: Path | None = None) -> Path:
-    """Make ``import comfy`` work in this process, on the CPU, and return the host's folder.
-
-    The host reads ``sys.argv`` once, when it is first imported; it is given ``--cpu``, nothing of ours. The
-    folder goes first on the path: the host has top-level modules with common names (``nodes``, ``utils``).
-
-    Raises HostMissing where there is none, or where what it requires is not installed here.
-    """
-    place = place or find_host()
-    if str(place) not in sys.path:
-        sys.path.insert(0, str(place))
-    import comfy.options
-
-    ours = sys.argv
-    try:
-        sys.argv = [ours[0], "--cpu"]
-        comfy.options.enable_args_parsing()
-        import comfy.cli_args
-
-        # The host tells its devices at INFO and warns of optional packages; neither is ours to repeat.
-        logging.getLogger().setLevel(logging.ERROR)
-        import comfy.sd
-    except (ImportError, OSError, RuntimeError) as reason:
-        raise HostMissing(
-            f"ComfyUI at {place} does not start in this environment: {reason}; install its requirements.txt."
-        ) from reason
-    finally:
-        sys.argv = ours
-        comfy.options.enable_args_parsing(False)
-
-    return place
 
 
 # -------- denoiser
@@ -215,3 +159,31 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"no model in {folder}; make it with `make train`.")
     return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+# -------- image tower
+def vision_state(state: State) -> State:
+    """The image half of a transformers ``CLIPModel`` state; the host uses the same names."""
+    return {k: v for k, v in state.items() if k.startswith(("vision_model.", "visual_projection."))}
+
+
+def vision_config(whole: dict[str, Any], processor: dict[str, Any]) -> dict[str, Any]:
+    """The host's ``ClipVisionModel`` configuration for a transformers ``CLIPModel`` and its image processor."""
+    vision = whole["vision_config"]
+    names = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "hidden_act",
+        "image_size",
+        "num_channels",
+        "patch_size",
+        "model_type",
+    )
+    return {
+        **{name: vision[name] for name in names},
+        "projection_dim": whole["projection_dim"],
+        "image_mean": processor["image_mean"],
+        "image_std": processor["image_std"],
+    }

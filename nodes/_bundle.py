@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from training.host_networks import (
+from ._networks import (
     State,
     host_vae,
     read_config,
@@ -22,6 +22,8 @@ from training.host_networks import (
     text_state,
     unet_config,
     unet_state,
+    vision_config,
+    vision_state,
 )
 
 # What diffusers calls a beta schedule -> what the host does (its "linear" is linear in the root of beta).
@@ -166,3 +168,16 @@ def host_clip(bundle: Path, dtype: torch.dtype = torch.float32) -> Any:
 def host_autoencoder(bundle: Path, dtype: torch.dtype = torch.float32) -> Any:
     """A host VAE: the autoencoder of ``bundle / "vae"``."""
     return host_vae(read_state(bundle / "vae"), dtype)
+
+
+def host_vision(bundle: Path) -> Any:
+    """A host CLIP_VISION: the image half of ``bundle / "clip"``."""
+    import comfy.clip_vision
+
+    folder = bundle / "clip"
+    processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    vision = comfy.clip_vision.ClipVisionModel(vision_config(read_config(folder), processor))
+    missing, unexpected = vision.load_sd(vision_state(read_state(folder)))
+    if missing or unexpected:
+        raise ValueError(f"{folder} does not fit the host's image model: {missing[:4]} {unexpected[:4]}.")
+    return vision

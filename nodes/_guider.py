@@ -1,0 +1,102 @@
+"""Conditional classifier-free guidance as a guider of the host (methods.md 9; ROM eq. 8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+from ..retouch_core.editing.guidance import check_guidance, mixed_base, needed_passes
+
+BATCH_HOOK = "sampler_calc_cond_batch_function"
+
+
+class ConditionalCFGGuider(comfy.samplers.CFGGuider):
+    """b = (1 - lam) * D(empty) + lam * D(referring); D = b + cfg * (D(target) - b).
+
+    Every case goes through the host's `sampling_function`, so that the hooks of other packs fire as they do in a
+    KSampler. Nothing is kept between runs: guiders are cached outputs of nodes and are used again.
+    """
+
+    def set_conds(self, target: Any, referring: Any = None, empty: Any = None) -> None:
+        """CONDITIONING for what should appear, for what is there now, and the empty prompt's.
+
+        A missing one counts as absent: without a referring prompt guidance is plain (lam 0).
+        """
+        given = {"positive": target, "referring": referring, "empty": empty}
+        self.inner_set_conds({name: cond for name, cond in given.items() if cond is not None})
+
+    def set_scale(self, cfg: float, lam: float) -> None:
+        """Guidance scale and share of the referring prompt in the base.
+
+        Raises:
+            ValueError: numbers that mean nothing, or a conditioning that they need and nobody gave.
+        """
+        check_guidance(cfg, lam)
+        self.set_cfg(cfg)
+        self.lam = lam if "referring" in self.original_conds else 0.0
+        for name in ("referring", "empty"):
+            if name in needed_passes(cfg, self.lam) and name not in self.original_conds:
+                raise ValueError(
+                    f"{name} is not connected, but cfg {cfg:g} with λ {self.lam:g} needs it; "
+                    "connect CLIP Text Encode with "
+                    + ("what is there now" if name == "referring" else "no text")
+                )
+
+    def predict_noise(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """D of the guided prediction, shaped as x, whatever its rank."""
+        model_options = model_options or {}
+        target, referring, empty = (self.conds.get(name) for name in ("positive", "referring", "empty"))
+        base = empty if self.lam == 0 or empty is None else referring
+        if 0 < self.lam < 1 and referring is not None and empty is not None:
+            both = _three_in_one(referring, empty, self.lam, model_options.get(BATCH_HOOK))
+            model_options = {**model_options, BATCH_HOOK: both}
+        result: Tensor = comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, base, target, self.cfg, model_options=model_options, seed=seed
+        )
+        return result
+
+
+def _three_in_one(
+    referring: Any, empty: Any, lam: float, previous: Callable[[dict[str, Any]], list[Tensor]] | None
+) -> Callable[[dict[str, Any]], list[Tensor]]:
+    """A calc-cond-batch function that evaluates target, referring and empty together, through `previous` if any."""
+
+    def evaluate(args: dict[str, Any]) -> list[Tensor]:
+        target, base = args["conds"]
+        options = {name: value for name, value in args["model_options"].items() if name != BATCH_HOOK}
+        if previous is not None:
+            options[BATCH_HOOK] = previous
+        # At scale 1 the host asks for the target alone: the other two passes would be thrown away.
+        conds = [target, None] if base is None else [target, referring, empty]
+        passed = {**args, "conds": conds, "model_options": options}
+        if previous is not None:
+            out = previous(passed)
+            if len(out) < len(conds):  # a function that knows of two conditionings only
+                out = [*out, previous({**passed, "conds": [empty, None]})[0]]
+        else:
+            out = comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], options)
+        return list(out) if base is None else [out[0], mixed_base(out[1], out[2], lam)]
+
+    return evaluate
+
+
+def guider_of(
+    model: Any, target: Any, referring: Any, empty: Any, cfg: float, lam: float
+) -> ConditionalCFGGuider:
+    """A guider over MODEL `model`, ready to sample; raises as `ConditionalCFGGuider.set_scale`."""
+    if not math.isfinite(cfg):
+        raise ValueError(f"cfg must be a number, got {cfg!r}; try 3 to 8")
+    guider = ConditionalCFGGuider(model)
+    guider.set_conds(target, referring, empty)
+    guider.set_scale(cfg, lam)
+    return guider

@@ -1,0 +1,133 @@
+"""An image-text scorer out of the host's own CLIP and CLIP_VISION, behind the library's `Scorer` protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..retouch_core.models.clip_scorer import WORD
+from ._host import check_cancelled
+
+LOGIT_SCALE = 100.0
+"""exp of the learnt temperature at which OpenAI's CLIP models end (Radford et al. 2021, section 2.5)."""
+
+CHUNK = 32
+"""Views that go through the image tower at once."""
+
+LEAST_FILLED = 0.5
+"""A text projection of which less than this share is other than 0 was never loaded: the host leaves it unset."""
+
+
+class HostScorer:
+    """Cosines between views and phrases; attributes are those of `models.protocols.Scorer`.
+
+    Both towers live in patchers of the host, which loads and unloads them; `patcher` is the image tower's.
+    """
+
+    def __init__(
+        self,
+        clip: Any,
+        vision: Any,
+        *,
+        logit_scale: float = LOGIT_SCALE,
+        gate: float | None = None,
+        rivals: Sequence[str] = (),
+    ) -> None:
+        self.clip, self.vision = clip, vision
+        self.patcher = vision.patcher
+        self.image_size = int(vision.image_size)
+        self.logit_scale = logit_scale
+        self.gate = gate
+        self.rivals = tuple(rivals)
+
+    @torch.no_grad()
+    def encode_images(self, views: Tensor) -> Tensor:
+        """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU."""
+        # The host's own encode_image rounds pixels to 8 bits and resizes them again; ours come at their size.
+        comfy.model_management.load_model_gpu(self.patcher)
+        device = self.patcher.load_device
+        mean, std = (
+            torch.tensor(list(values), device=device).view(3, 1, 1)
+            for values in (self.vision.image_mean, self.vision.image_std)
+        )
+        parts = []
+        for chunk in views.split(CHUNK):
+            check_cancelled()
+            pixels = (chunk.to(device, torch.float32) - mean) / std
+            parts.append(self.vision.model(pixel_values=pixels, intermediate_output=-2)[2].float().cpu())
+        return F.normalize(torch.cat(parts), dim=-1)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """T phrases -> unit embeddings [T,D] float32 on the CPU."""
+        rows = []
+        for text in texts:
+            check_cancelled()
+            _, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
+            rows.append(pooled[:1].float().cpu())
+        return F.normalize(torch.cat(rows), dim=-1)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Words that turn into the tokenizer's unknown token; none where it has no such token or spells words out."""
+        tokenizer = _words_of(self.clip)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        ends = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
+        if unknown is None or unknown in ends:  # OpenAI's tokenizer names its end token as the unknown one
+            return ()
+        words = dict.fromkeys(WORD.findall(text))
+        return tuple(w for w in words if unknown in tokenizer(w, add_special_tokens=False)["input_ids"])
+
+
+def _words_of(clip: Any) -> Any:
+    """The transformers tokenizer inside a host tokenizer, or None."""
+    inner = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
+    return getattr(inner, "tokenizer", None)
+
+
+def scorer_from_pair(clip: Any, vision: Any) -> HostScorer:
+    """A scorer from a CLIP and a CLIP_VISION that belong together.
+
+    Raises:
+        ValueError: not such models, or not from the same training.
+    """
+    if not hasattr(clip, "encode_from_tokens"):
+        raise ValueError(f"clip is a {type(clip).__name__}; connect a CLIP loader")
+    kind = getattr(vision, "model_type", type(vision).__name__)
+    if kind != "clip_vision_model":
+        raise ValueError(
+            f"clip_vision is a {kind!r}, which has no text tower here; load a CLIP vision model such as CLIP-ViT-L-14"
+        )
+    scorer = HostScorer(clip, vision)
+    _check_projection(clip)
+    text = scorer.encode_texts(["a photo"]).shape[-1]
+    seen = scorer.encode_images(torch.full((1, 3, scorer.image_size, scorer.image_size), 0.5)).shape[-1]
+    if text != seen:
+        raise ValueError(
+            f"clip gives vectors of {text} numbers but clip_vision of {seen}; load the pair of one training: "
+            "clip_l with CLIP-ViT-L-14, SDXL's clip_g with CLIP-ViT-bigG, SD2's with CLIP-ViT-H"
+        )
+    return scorer
+
+
+def _check_projection(clip: Any) -> None:
+    """The host tolerates text encoders without a projection; their pooled vector then means nothing to a picture."""
+    model = clip.cond_stage_model
+    tower = getattr(model, "clip_g", None) or getattr(model, str(getattr(model, "clip", "")), None)
+    projection = getattr(getattr(tower, "transformer", None), "text_projection", None)
+    weight = getattr(projection, "weight", None)
+    if weight is not None:
+        values = weight.detach().float().cpu()
+        filled = float((values != 0).float().mean())
+        usable = bool(torch.isfinite(values).all()) and math.isfinite(filled) and filled >= LEAST_FILLED
+        if usable and not torch.equal(values, torch.eye(*values.shape)):
+            return
+    raise ValueError(
+        "clip has no text projection, so its words cannot be compared with pictures; "
+        "load a full text encoder file such as clip_l.safetensors instead of the one inside a checkpoint"
+    )

@@ -1,0 +1,62 @@
+"""RetouchConditionalCFG: guidance away from what is there now, for the artist's own sampler graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ._guider import guider_of
+from ._types import schema
+
+
+class RetouchConditionalCFG(io.ComfyNode):
+    """The referring prompt in the place of the empty one (ROM, section 4.4)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RetouchConditionalCFG",
+            display_name="Conditional CFG",
+            description=(
+                "A guider for SamplerCustomAdvanced that leads towards the target and away from a mix of the empty prompt "
+                "and of what is there now."
+            ),
+            search_aliases=["guider", "classifier-free guidance", "negative prompt", "dual cfg", "referring"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any model; its own hooks keep working."),
+                io.Conditioning.Input("target", tooltip="What should appear."),
+                io.Conditioning.Input(
+                    "referring", optional=True, tooltip="What is there now; used where λ is above 0."
+                ),
+                io.Conditioning.Input(
+                    "empty", optional=True, tooltip="The empty (or negative) prompt; used where λ is below 1."
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=3.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance scale; 1 means no guidance and half the time.",
+                ),
+                io.Float.Input(
+                    "lam",
+                    display_name="λ",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="Share of the referring prompt in what guidance leads away from: 0 is plain guidance, 1 is ROM's.",
+                ),
+            ],
+            outputs=[io.Guider.Output("guider", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, target: Any, cfg: float, lam: float, referring: Any = None, empty: Any = None
+    ) -> io.NodeOutput:
+        return io.NodeOutput(guider_of(model, target, referring, empty, cfg, lam))

@@ -92,8 +92,12 @@ def check_mask(mask: Tensor, name: str = "mask") -> Tensor:
     return mask
 
 
-def fit_mask(mask: Tensor, size: tuple[int, int], name: str = "mask") -> tuple[Tensor, str | None]:
+def fit_mask(
+    mask: Tensor, size: tuple[int, int], name: str = "mask", picture: str = "the picture"
+) -> tuple[Tensor, str | None]:
     """Bring a MASK [B,h,w] to `size` = (H, W); returns it with a note for the report, or no note if it fitted.
+
+    Messages call the mask `name` and what it belongs to `picture`.
 
     The same aspect ratio is resized bilinearly; the host's all-zero 64x64 placeholder means an empty mask.
 
@@ -108,7 +112,7 @@ def fit_mask(mask: Tensor, size: tuple[int, int], name: str = "mask") -> tuple[T
         return mask.new_zeros(mask.shape[0], *size), f"{name} was the 64x64 placeholder and counts as empty"
     if not math.isclose(width / height, size[1] / size[0], rel_tol=ASPECT_TOLERANCE):
         raise ValueError(
-            f"{name} is {width}x{height} px but the picture is {size[1]}x{size[0]}; use a mask of the same aspect ratio"
+            f"{name} is {width}x{height} px but {picture} is {size[1]}x{size[0]}; use a mask of the same aspect ratio"
         )
     fitted = torch.nn.functional.interpolate(mask[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
     return fitted, f"{name} was resized from {width}x{height} to {size[1]}x{size[0]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,14 +28,14 @@ class ConditionalCFGGuider(comfy.samplers.CFGGuider):
         given = {"positive": target, "referring": referring, "empty": empty}
         self.inner_set_conds({name: cond for name, cond in given.items() if cond is not None})
 
-    def set_scale(self, cfg: float, lam: float) -> None:
-        """Guidance scale and share of the referring prompt in the base.
+    def set_lam(self, lam: float) -> None:
+        """Share of the referring prompt in the base, 0..1; call it after `set_conds` and `set_cfg`.
 
         Raises:
             ValueError: numbers that mean nothing, or a conditioning that they need and nobody gave.
         """
+        cfg = self.cfg
         check_guidance(cfg, lam)
-        self.set_cfg(cfg)
         self.lam = lam if "referring" in self.original_conds else 0.0
         for name in ("referring", "empty"):
             if name in needed_passes(cfg, self.lam) and name not in self.original_conds:
@@ -93,10 +92,9 @@ def _three_in_one(
 def guider_of(
     model: Any, target: Any, referring: Any, empty: Any, cfg: float, lam: float
 ) -> ConditionalCFGGuider:
-    """A guider over MODEL `model`, ready to sample; raises as `ConditionalCFGGuider.set_scale`."""
-    if not math.isfinite(cfg):
-        raise ValueError(f"cfg must be a number, got {cfg!r}; try 3 to 8")
+    """A guider over MODEL `model`, ready to sample; raises as `ConditionalCFGGuider.set_lam`."""
     guider = ConditionalCFGGuider(model)
     guider.set_conds(target, referring, empty)
-    guider.set_scale(cfg, lam)
+    guider.set_cfg(cfg)
+    guider.set_lam(lam)
     return guider

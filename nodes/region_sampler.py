@@ -16,7 +16,7 @@ from ..retouch_core.editing.composite import composite
 from ..retouch_core.report import plain
 from ..retouch_core.tensors.checks import check_batches, check_image, check_range, clamped, fit_mask
 from . import _conditioning, _host, _latents, _sampling, _types
-from ._guider import ConditionalCFGGuider
+from ._guider import ConditionalCFGGuider, guider_of
 
 INPAINT_INPUTS = ["masked", "unmasked"]
 MAX_CFG = 100.0
@@ -133,7 +133,7 @@ def shown_picture(scene: Scene, model: Any, vae: Any, inpaint_input: str) -> Ten
 
 
 def repaint(
-    scene: Scene, model: Any, vae: Any, conds: tuple[Any, Any, Any], widgets: Widgets, notes: list[str]
+    scene: Scene, model: Any, vae: Any, conds: list[Any], widgets: Widgets, notes: list[str]
 ) -> tuple[Tensor, list[int], int]:
     """Sample the candidates of every picture whose mask opens anything.
 
@@ -163,12 +163,9 @@ def repaint(
         held = conds
         if shown is not None:
             seen, hole = shown[part], _latents.like_latent(cells, source)[part]
-            held = tuple(c and _conditioning.with_picture(c, seen, hole) for c in conds)  # type: ignore[assignment]
-        guider = ConditionalCFGGuider(strict)
-        guider.set_conds(*held)
-        guider.set_cfg(widgets.cfg)
-        guider.set_lam(widgets.lam)
-        return guider
+            held = [cond and _conditioning.with_picture(cond, seen, hole) for cond in conds]
+        target, referring, empty = held
+        return guider_of(strict, target, referring, empty, widgets.cfg, widgets.lam)
 
     whole = bool((mask == 1).all())
     try:
@@ -334,7 +331,7 @@ class RetouchRegionSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         """Encode, sample inside the mask, decode and paste."""
         widgets = Widgets(seed, steps, cfg, sampler_name, scheduler, denoise, lam, candidates, inpaint_input)
-        conds = (target, referring, empty)
+        conds = [target, referring, empty]
         for name, cond in zip(("target", "referring", "empty"), conds, strict=True):
             if cond is not None or name == "target":
                 _conditioning.check_conditioning(cond, name)
@@ -370,6 +367,6 @@ def report_of(scene: Scene, widgets: Widgets, made: int, size: int, notes: list[
         "mask_share": share,
         "cells_open": float(scene.cells.mean()),
         "padded_to": list(scene.frame),
-        "notes": notes,
+        "notes": list(dict.fromkeys(notes)),
     }
     return said + "\n" + json.dumps(plain(values), indent=2, ensure_ascii=False)

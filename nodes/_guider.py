@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
+import node_helpers
 from torch import Tensor
 
 from ..retouch_core.editing.guidance import check_guidance, mixed_base, needed_passes
@@ -26,6 +27,10 @@ class ConditionalCFGGuider(comfy.samplers.CFGGuider):
         A missing one counts as absent: without a referring prompt guidance is plain (lam 0).
         """
         given = {"positive": target, "referring": referring, "empty": empty}
+        for name in ("referring", "empty"):
+            if given[name] is not None:
+                # Some models prepare a negative prompt otherwise; the host goes by the name "negative", unless told.
+                given[name] = node_helpers.conditioning_set_values(given[name], {"prompt_type": "negative"})
         self.inner_set_conds({name: cond for name, cond in given.items() if cond is not None})
 
     def set_lam(self, lam: float) -> None:
@@ -55,7 +60,7 @@ class ConditionalCFGGuider(comfy.samplers.CFGGuider):
         """D of the guided prediction, shaped as x, whatever its rank."""
         model_options = model_options or {}
         target, referring, empty = (self.conds.get(name) for name in ("positive", "referring", "empty"))
-        base = empty if self.lam == 0 or empty is None else referring
+        base = referring if self.lam > 0 else empty
         if 0 < self.lam < 1 and referring is not None and empty is not None:
             both = _three_in_one(referring, empty, self.lam, model_options.get(BATCH_HOOK))
             model_options = {**model_options, BATCH_HOOK: both}

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 from torch import Tensor
-from torch.nn import functional
 
 from ..retouch_core.editing.composite import composite
 from ..retouch_core.tensors.checks import check_batches, check_image, fit_mask
@@ -28,17 +27,19 @@ def placed(edited: Tensor, source: Tensor) -> tuple[Tensor, str | None]:
     (height, width), (tall, wide) = edited.shape[1:3], source.shape[1:3]
     if (height, width) == (tall, wide):
         return edited, None
-    if not all(abs(lost) < LOST_BY_ENCODING for lost in (tall - height, wide - width)):
+    below, right = tall - height, wide - width
+    if not (0 <= below < LOST_BY_ENCODING and 0 <= right < LOST_BY_ENCODING):
         raise ValueError(
             f"edited is {width}x{height} px but source is {wide}x{tall}; resize edited to the source first"
         )
-    below, right = max(0, tall - height), max(0, wide - width)
     top, left = below // 2, right // 2
-    framed = functional.pad(edited, (0, 0, left, right - left, top, below - top))[:, :tall, :wide]
-    rim = torch.ones(1, tall, wide, 1, dtype=torch.bool, device=edited.device)
-    rim[:, top : top + height, left : left + width] = False
-    note = f"edited is {width}x{height} px and source {wide}x{tall}, so it was placed {left} px from the left and {top} from the top"
-    return torch.where(rim, source[..., :3].to(framed), framed), note
+    framed = source[..., :3].to(edited).expand(max(len(edited), len(source)), -1, -1, -1).clone()
+    framed[:, top : top + height, left : left + width] = edited
+    note = (
+        f"edited is {width}x{height} px and source {wide}x{tall}, so it was placed {left} px from the left "
+        f"and {top} px from the top"
+    )
+    return framed, note
 
 
 class RetouchComposite(io.ComfyNode):

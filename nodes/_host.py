@@ -38,13 +38,20 @@ def to_wire(tensor: Tensor) -> Tensor:
 
 
 def to_work(tensor: Tensor) -> Tensor:
-    """A tensor of the wire as the library takes it: float32 on the CPU (hosts may send fp16)."""
-    return tensor.to("cpu", torch.float32)
+    """A tensor of the wire as the library takes it: float32 on the CPU (hosts may send fp16).
+
+    Whole numbers, and what is no tensor at all, pass unchanged: the library's checks have the sentence for them.
+    """
+    if isinstance(tensor, Tensor):
+        return tensor.to("cpu", torch.float32) if tensor.is_floating_point() else tensor.cpu()
+    return tensor
 
 
 def rgb(image: Tensor) -> Tensor:
     """IMAGE [B,H,W,C] without an alpha channel: what models look at."""
-    return image[..., :3] if image.ndim == 4 and image.shape[-1] == 4 else image
+    if isinstance(image, Tensor) and image.ndim == 4 and image.shape[-1] == 4:
+        return image[..., :3]
+    return image
 
 
 def preview(images: Tensor, node: Any) -> Any:

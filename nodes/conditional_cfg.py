@@ -6,8 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..retouch_core.tensors.checks import check_range
+from ._conditioning import check_conditioning
 from ._guider import guider_of
+from ._latents import check_model
 from ._types import schema
+
+MAX_CFG = 100.0
 
 
 class RetouchConditionalCFG(io.ComfyNode):
@@ -36,7 +41,7 @@ class RetouchConditionalCFG(io.ComfyNode):
                     "cfg",
                     default=3.0,
                     min=0.0,
-                    max=100.0,
+                    max=MAX_CFG,
                     step=0.1,
                     round=0.01,
                     tooltip="Guidance scale; 1 means no guidance and half the time.",
@@ -59,4 +64,11 @@ class RetouchConditionalCFG(io.ComfyNode):
     def execute(
         cls, model: Any, target: Any, cfg: float, lam: float, referring: Any = None, empty: Any = None
     ) -> io.NodeOutput:
+        """A guider that is ready to sample."""
+        check_model(model)
+        for name, conditioning in (("target", target), ("referring", referring), ("empty", empty)):
+            if conditioning is not None or name == "target":
+                check_conditioning(conditioning, name)
+        check_range(cfg, "cfg", 0, MAX_CFG, hint="1 is without guidance, 3 to 8 is usual")
+        check_range(lam, "lam", 0, 1, hint="0 is plain guidance, 1 replaces empty by referring")
         return io.NodeOutput(guider_of(model, target, referring, empty, cfg, lam))

@@ -64,6 +64,10 @@ class RetouchLoadEmbedded(io.ComfyNode):
 
     @classmethod
     def execute(cls, denoiser: str) -> io.NodeOutput:
+        if denoiser not in DENOISERS:
+            raise ValueError(
+                f"denoiser must be one of {', '.join(DENOISERS)}, got {denoiser!r}; choose one of them"
+            )
         check_bundle(FOLDER)
         clip = host_clip(FOLDER)
         return io.NodeOutput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,8 @@ class RetouchRankCandidates(io.ComfyNode):
             )
         if not isinstance(keep, int) or keep < 0:
             raise ValueError(f"keep must be a whole number from 0 up, got {keep!r}; 0 passes all")
+        if not math.isfinite(alpha):
+            raise ValueError(f"alpha must be a finite number, got {alpha!r}; 5 is usual")
         area, note = fit_mask(_host.to_work(mask), (before.shape[1], before.shape[2]))
         area = area.amax(0, keepdim=True) if len(area) else before.new_zeros(1, *before.shape[1:3])
         with _host.noted() as notes:

@@ -195,7 +195,7 @@ def _region_picture(image: Tensor, regions: Regions, selected: Tensor | None, si
         pixels = torch.where(others, 0.7 * (0.5 * pixels + 0.5 * grey), pixels)
     for index in sorted(range(len(regions)), key=lambda i: bool(bright[i])):
         mask, chosen = masks[index].cpu(), bool(bright[index])
-        colour = torch.tensor(_hue(index), dtype=torch.float32)
+        colour = torch.tensor(_hue(_number(regions, index)), dtype=torch.float32)
         tint = 0.0 if chosen and selected is not None else 0.15
         pixels = torch.where(mask[..., None], (1 - tint) * pixels + tint * colour, pixels)
         width = stroke if selected is None or not chosen else 2 * stroke
@@ -219,6 +219,17 @@ def _hue(index: int) -> tuple[float, float, float]:
     return 255 * red, 255 * green, 255 * blue
 
 
+def _name(regions: Regions, index: int) -> str:
+    """What is written on a region: its label, which it keeps through a search, or its place in the list from 1."""
+    return regions.labels[index] if regions.labels is not None else f"{index + 1}"
+
+
+def _number(regions: Regions, index: int) -> int:
+    """From which its colour comes, so that a region that keeps its label keeps its colour."""
+    name = _name(regions, index)
+    return int(name) - 1 if name.isdigit() else index
+
+
 def _label(drawn: Image.Image, masks: Tensor, regions: Regions, bright: Tensor, size: int) -> None:
     """Number every region at its innermost point, with scores on the selected and the best-scored ones."""
     scores = regions.scores
@@ -232,7 +243,7 @@ def _label(drawn: Image.Image, masks: Tensor, regions: Regions, bright: Tensor, 
     taken: list[tuple[float, float, float, float]] = []
     # The ones that matter are placed first and stay where they belong; later ones give way.
     for index in sorted(by_score, key=lambda i: (not bright[i], i not in scored)):
-        text = f"{index + 1}"
+        text = _name(regions, index)
         if scores is not None and index in scored:
             text += f"  {float(scores[index]):.2f}"
         width, height = draw.textlength(text, font=font) + 0.8 * font.size, 1.45 * font.size
@@ -244,7 +255,7 @@ def _label(drawn: Image.Image, masks: Tensor, regions: Regions, bright: Tensor, 
         if box is None:
             continue
         taken.append(box)
-        colour = tuple(int(c) for c in _hue(index))
+        colour = tuple(int(c) for c in _hue(_number(regions, index)))
         fill, ink = (
             ((*colour, 255), (12, 12, 14, 255)) if bright[index] else ((12, 12, 14, 190), (*colour, 255))
         )

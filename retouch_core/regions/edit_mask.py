@@ -43,7 +43,7 @@ def surroundings(selected: Tensor, masks: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class EditMask:
-    """What may change of a picture of S x S px.
+    """What may change of a picture of H x W px, here S x S.
 
     Attributes:
         latent: [1,1,S/cell,S/cell] in {0,1}: cells that are repainted.
@@ -84,11 +84,12 @@ def edit_mask(
         raise ValueError(
             f"shape must be one of {', '.join(SHAPES)}, got {shape!r}; box leaves room for another form"
         )
-    side = selected.shape[-1]
-    grown = dilate_px(selected, radius_px(dilate, side, side))
+    height, width = selected.shape[-2:]
+    margin = radius_px(dilate, width, height)
+    grown = dilate_px(selected, margin)
     if shape == "box":
         parts = boxes if boxes is not None and len(boxes) else selected > 0
-        grown = torch.maximum(grown, _boxed(parts, radius_px(dilate, side, side)))
+        grown = torch.maximum(grown, _boxed(parts, margin))
     own = to_latent(selected, cell)
     crowded = to_latent(others, cell, "area") > CROWDED
     latent = torch.where(crowded & (own == 0), 0.0, to_latent(grown, cell))

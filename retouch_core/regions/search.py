@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..tensors.regions import Regions
 from .entities import background_mask, disjoint
 from .grid import locate
 from .location import parse_location
-from .presence import presence
+from .presence import Presence, presence
 from .scores import embed_regions, score_regions
 
 SEARCH_SIDE = 1024
@@ -69,6 +69,65 @@ def spans_frame(masks: Tensor) -> Tensor:
     return (left & right) | (top & bottom)
 
 
+def are_things(regions: Regions) -> Tensor:
+    """Which regions the segmenter proposed, bool [N]; the rest are leftovers, which `disjoint` puts last."""
+    entities = next((e["entities"] for e in regions.trace if e["stage"] == "entities"), len(regions))
+    return torch.arange(len(regions)) < entities
+
+
+def with_ground(entities: Regions) -> tuple[Regions, Regions]:
+    """Of entities without leftovers: those that are things, and these with one more region, the ground around them."""
+    things = entities.select(~spans_frame(entities.masks))
+    ground = background_mask(things) > 0
+    masks = torch.cat([things.masks, ground])
+    whole = Regions(masks, None, things.source_size, trace=things.trace, picture=things.picture)
+    return things, whole.traced("background", area=int(ground.sum()))
+
+
+def score_and_gate(
+    image: Tensor,
+    regions: Regions,
+    text: str,
+    scorer: Scorer,
+    *,
+    view: str,
+    fill: str,
+    template: str = "raw",
+    gate: float | None = None,
+    drop: str = "equal",
+    negatives: Sequence[str] = (),
+    callback: Callable[[int, int], None] | None = None,
+) -> tuple[Regions, Presence | None]:
+    """Regions scored against `text`, and whether it is there at all.
+
+    Args:
+        gate: presence threshold; None takes the scorer's own, 0 switches the gate off (then there is no `Presence`).
+        view, fill, template, callback: as in `score_regions`; drop, negatives: as in `presence`.
+    """
+    seen = embed_regions(image, regions, scorer, view=view, fill=fill, callback=callback)
+    regions = score_regions(
+        image, regions, text, scorer, template=template, embeddings=seen, view=view, fill=fill
+    )
+    if gate == 0:
+        return regions, None
+    # A gate is calibrated for the scorer's default views; other views would move it.
+    same = view == GATE_VIEW and fill == GATE_FILL
+    there = presence(
+        image,
+        regions,
+        text,
+        scorer,
+        negatives=negatives,
+        gate=gate,
+        drop=drop,
+        view=GATE_VIEW,
+        fill=GATE_FILL,
+        embeddings=seen if same else None,
+    )
+    numbers = {"best": there.best, "gate": there.gate, "present": there.present}
+    return regions.traced("presence", **numbers), there
+
+
 def search(
     image: Tensor,
     query: str,
@@ -90,23 +149,19 @@ def search(
         ValueError: options or ranks that mean nothing.
     """
     height, width = image.shape[1:3]
-    small = _reduced(image)
+    small = reduced(image)
     if masks is None:
         proposals, scores = segmenter(small)
     else:
         proposals, scores = masks, torch.ones(len(masks))
         small = image
-    regions = disjoint(proposals, scores, score_min=settings["score_min"])
-    things = len(regions)
     if is_background(query):
-        regions = regions.select(~spans_frame(regions.masks))
-        things = len(regions)
-        ground = background_mask(regions) > 0
-        whole = Regions(torch.cat([regions.masks, ground]), None, regions.source_size, trace=regions.trace)
-        chosen = torch.arange(things + 1) == things
-        present = bool(ground.any())
+        entities = disjoint(proposals, scores, score_min=settings["score_min"])
+        things, whole = with_ground(entities)
+        chosen = torch.arange(len(whole)) == len(things)
+        present = bool(whole.masks[-1].any())
         found = Found(
-            whole.traced("background", area=int(ground.sum())),
+            whole,
             chosen,
             present,
             "background",
@@ -117,7 +172,7 @@ def search(
         )
         return _enlarged(found, (height, width))
     regions = disjoint(proposals, scores, score_min=settings["score_min"], leftovers=settings["leftovers"])
-    is_thing = torch.arange(len(regions)) < things
+    is_thing = are_things(regions)
     return _enlarged(_matching(small, regions, is_thing, query, scorer, settings, negatives), (height, width))
 
 
@@ -133,31 +188,23 @@ def _matching(
     location = parse_location(query)
     gate: float | None = None
     if location.text and len(regions):
-        options = {"view": settings["view"], "fill": settings["fill"]}
-        seen = embed_regions(image, regions, scorer, **options)
-        text = {"template": settings["template"], "embeddings": seen, **options}
-        regions = score_regions(image, regions, location.text, scorer, **text)
-        if settings["gate"]:
-            # A gate is calibrated for the scorer's default views; other views of a recipe would move it.
-            same = settings["view"] == GATE_VIEW and settings["fill"] == GATE_FILL
-            there = presence(
-                image,
-                regions,
-                location.text,
-                scorer,
-                negatives=negatives,
-                drop=settings["gate_drop"],
-                view=GATE_VIEW,
-                fill=GATE_FILL,
-                embeddings=seen if same else None,
-            )
-            gate = there.gate
-            numbers = {"best": there.best, "gate": there.gate, "present": there.present}
-            regions = regions.traced("presence", **numbers)
-            if not there.present:
-                shares = regions.with_scores(there.per_region.to(torch.float32))
-                nobody = torch.zeros(len(regions), dtype=torch.bool)
-                return Found(shares, nobody, False, location.text, gate, things=is_thing)
+        regions, there = score_and_gate(
+            image,
+            regions,
+            location.text,
+            scorer,
+            view=settings["view"],
+            fill=settings["fill"],
+            template=settings["template"],
+            gate=None if settings["gate"] else 0.0,
+            drop=settings["gate_drop"],
+            negatives=negatives,
+        )
+        gate = None if there is None else there.gate
+        if there is not None and not there.present:
+            shares = regions.with_scores(there.per_region.to(torch.float32))
+            nobody = torch.zeros(len(regions), dtype=torch.bool)
+            return Found(shares, nobody, False, location.text, gate, things=is_thing)
     else:
         regions = regions.with_scores(torch.zeros(len(regions)))
     rule = {
@@ -198,7 +245,8 @@ def _matching(
     )
 
 
-def _reduced(image: Tensor) -> Tensor:
+def reduced(image: Tensor) -> Tensor:
+    """The picture at the size at which it is searched."""
     longer = max(image.shape[1:3])
     if longer <= SEARCH_SIDE:
         return image
@@ -206,9 +254,13 @@ def _reduced(image: Tensor) -> Tensor:
     return to_bhwc(F.interpolate(to_bchw(image), size=size, mode="bicubic", antialias=True).clamp(0, 1))
 
 
+def restored(regions: Regions, size: tuple[int, int]) -> Regions:
+    """Regions of a reduced picture at the size (H, W) of the picture itself."""
+    if tuple(regions.source_size) == size:
+        return regions
+    masks = F.interpolate(regions.masks[:, None].to(torch.uint8), size=size, mode="nearest")[:, 0] > 0
+    return replace(regions, masks=masks, source_size=size)
+
+
 def _enlarged(found: Found, size: tuple[int, int]) -> Found:
-    """The same at the size of the source."""
-    if found.regions.source_size == size:
-        return found
-    masks = F.interpolate(found.regions.masks[:, None].to(torch.uint8), size=size, mode="nearest")[:, 0] > 0
-    return replace(found, regions=replace(found.regions, masks=masks, source_size=size))
+    return replace(found, regions=restored(found.regions, size))

@@ -1,0 +1,140 @@
+"""RetouchDilateMask: from what was found to what may change (methods.md 6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..retouch_core.regions.edit_mask import edit_mask, surroundings
+from ..retouch_core.regions.morphology import fill_holes as filled
+from ..retouch_core.regions.search import spans_frame
+from ..retouch_core.tensors.checks import check_mask
+from . import _host
+from ._regions import check_regions
+from ._types import Regions, schema
+
+SHAPES = ("auto", "box", "mask")
+ON = 0.5
+
+
+class RetouchDilateMask(io.ComfyNode):
+    """Under-coverage is worse than over-coverage (ROM, figure 8): left-over pixels make the model redraw the old thing."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RetouchDilateMask",
+            display_name="Dilate Mask",
+            description="Grows a mask into the area to repaint, in whole cells of the latent, with a soft edge inside it. "
+            "Neighbours stay closed.",
+            search_aliases=["grow mask", "expand mask", "feather", "fill holes", "text retouch"],
+            inputs=[
+                io.Mask.Input("mask", tooltip="What was found."),
+                Regions.Input(
+                    "neighbours",
+                    optional=True,
+                    tooltip="All entities of the picture: those outside the mask stay as they are.",
+                ),
+                io.Combo.Input(
+                    "shape",
+                    options=list(SHAPES),
+                    default="auto",
+                    tooltip="box leaves room for another form, mask follows the outline; auto takes the box for things and "
+                    "the outline for what spans the picture.",
+                ),
+                io.Int.Input(
+                    "dilate",
+                    default=5,
+                    min=1,
+                    max=63,
+                    step=2,
+                    tooltip="How far to grow: an odd kernel on a 64x64 grid; 5 grows by 3 % of the longer side, 1 not at all.",
+                ),
+                io.Int.Input(
+                    "feather",
+                    default=3,
+                    min=0,
+                    max=256,
+                    tooltip="Pixels over which the edge fades, inside the area.",
+                ),
+                io.Boolean.Input("fill_holes", default=False, tooltip="Close what the mask encloses."),
+                io.Int.Input(
+                    "cell",
+                    default=8,
+                    min=1,
+                    max=64,
+                    tooltip="Pixels of a latent cell (8 for most models, 16 for some); 1 does not snap.",
+                ),
+            ],
+            outputs=[io.Mask.Output("mask", tooltip="What may change; soft at its edge.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, dilate: int = 5) -> bool | str:
+        if isinstance(dilate, int) and dilate % 2 == 0:
+            return f"dilate must be odd, got {dilate}; use {dilate + 1}"
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        mask: Tensor,
+        neighbours: Any = None,
+        shape: str = "auto",
+        dilate: int = 5,
+        feather: int = 3,
+        fill_holes: bool = False,
+        cell: int = 8,
+    ) -> io.NodeOutput:
+        given = check_mask(_host.to_work(mask) if isinstance(mask, Tensor) else mask)
+        if shape not in SHAPES:
+            raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shape!r}; auto is usual")
+        for name, value, least in (("feather", feather, 0), ("cell", cell, 1)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number from {least} up, got {value!r}; see its tooltip"
+                )
+        if neighbours is not None:
+            size = tuple(check_regions(neighbours).source_size)
+            if size != tuple(given.shape[1:]):
+                raise ValueError(
+                    f"neighbours are of a picture of {size[1]}x{size[0]} px but mask is {given.shape[2]}x{given.shape[1]}; "
+                    "connect the regions of the same picture"
+                )
+        given = filled(given) if fill_holes else given
+        grown = [_grown(one[None], neighbours, shape, dilate, feather, cell) for one in given]
+        return io.NodeOutput(_host.to_wire(torch.cat(grown) if grown else given))
+
+
+def _grown(mask: Tensor, neighbours: Any, shape: str, dilate: int, feather: int, cell: int) -> Tensor:
+    """MASK [1,H,W] -> the composite mask [1,H,W] of its edit."""
+    height, width = mask.shape[1:]
+    if not (mask > ON).any():
+        return torch.zeros_like(mask)
+    held = mask > ON
+    parts, others = held, held[:0]
+    if neighbours is not None and len(neighbours):
+        inside = (neighbours.masks.cpu() & held).flatten(1).sum(1) > ON * neighbours.areas.cpu()
+        parts = neighbours.masks.cpu()[inside] & held if inside.any() else held
+        others = neighbours.masks.cpu()[~inside] & ~held
+    spanning = bool(spans_frame(held).any())
+    if not spanning:
+        others = others[~surroundings(held.float(), others)]
+    outline = shape == "mask" or (shape == "auto" and spanning)
+    # Continued to whole cells at the bottom and right, as the picture is before it is encoded; nothing is shifted.
+    below, right = -height % cell, -width % cell
+    held, parts, others = (F.pad(m.float(), (0, right, 0, below)) > 0 for m in (held, parts, others))
+    edit = edit_mask(
+        held.float(),
+        others.any(0, keepdim=True).float(),
+        cell=cell,
+        shape="mask" if outline else "box",
+        dilate=dilate,
+        fade=feather,
+        boxes=parts,
+    )
+    return edit.composite[:, :height, :width].to(mask)

@@ -124,9 +124,10 @@ class Server:
         self.request("/interrupt", {})
 
     def free(self, unload_models: bool = True, free_memory: bool = True) -> None:
-        """What "Unload models" does; the host obeys when its queue is idle, so this waits a moment."""
+        """What "Unload models" does. The host obeys when its queue is idle, and may miss it just before that."""
+        time.sleep(1.0)
         self.request("/free", {"unload_models": unload_models, "free_memory": free_memory})
-        time.sleep(1.5)
+        time.sleep(1.0)
 
     def picture(self, image: dict[str, str]) -> Path:
         """The file of one entry of a node's `images`."""

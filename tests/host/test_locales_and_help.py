@@ -1,0 +1,62 @@
+"""Every node explains itself: help page and names in each language, with pictures that are there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.host
+
+ROOT = Path(__file__).resolve().parents[2]
+LANGUAGES = ("en", "zh")
+
+
+@pytest.fixture(scope="module")
+def schemas(pack: Callable[[str], ModuleType]) -> list[Any]:
+    nodes = asyncio.run(pack("nodes").TextRetouch().get_node_list())
+    return [node.define_schema() for node in nodes]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_socket_has_a_name_and_a_tooltip(schemas: list[Any], language: str) -> None:
+    told = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert set(told) == {schema.node_id for schema in schemas}
+    for schema in schemas:
+        entry = told[schema.node_id]
+        assert entry["display_name"] and entry["description"]
+        assert set(entry["inputs"]) == {i.id for i in schema.inputs}, schema.node_id
+        assert set(entry["outputs"]) == {str(k) for k in range(len(schema.outputs))}, schema.node_id
+        for socket in [*entry["inputs"].values(), *entry["outputs"].values()]:
+            assert socket["name"] and socket["tooltip"], schema.node_id
+
+
+def test_english_is_what_the_schemas_say(schemas: list[Any]) -> None:
+    told = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    for schema in schemas:
+        entry = told[schema.node_id]
+        assert (entry["display_name"], entry["description"]) == (schema.display_name, schema.description)
+        for i in schema.inputs:
+            assert entry["inputs"][i.id]["tooltip"] == i.tooltip, (schema.node_id, i.id)
+        for k, output in enumerate(schema.outputs):
+            assert entry["outputs"][str(k)]["tooltip"] == output.tooltip, (schema.node_id, k)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_node_has_a_help_page_that_names_each_socket(schemas: list[Any], language: str) -> None:
+    told = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    for schema in schemas:
+        page = (ROOT / "web" / "docs" / schema.node_id / f"{language}.md").read_text(encoding="utf-8")
+        entry = told[schema.node_id]
+        assert page.startswith(f"# {entry['display_name']}\n")
+        for socket in [*entry["inputs"].values(), *entry["outputs"].values()]:
+            assert f"| {socket['name']}" in page and socket["tooltip"].replace("|", "/") in page
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page):
+            # The frontend resolves pictures of help pages against web/docs.
+            assert (ROOT / "web" / "docs" / picture).is_file(), picture

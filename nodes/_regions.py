@@ -16,11 +16,11 @@ GREY = 0.35
 """Ground of an overlay where nobody connected the picture."""
 
 
-def check_regions(regions: Any) -> Regions:
+def check_regions(regions: Any, name: str = "regions") -> Regions:
     """Return `regions` if they are ours, else raise TypeError."""
     if not isinstance(regions, Regions):
         raise TypeError(
-            f"regions must come from a Text Retouch node, got {type(regions).__name__}; "
+            f"{name} must come from a Text Retouch node, got {type(regions).__name__}; "
             "connect Segment Entities or Masks to Regions"
         )
     return regions

@@ -49,6 +49,8 @@ class HostScorer:
     @torch.no_grad()
     def encode_images(self, views: Tensor) -> Tensor:
         """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU."""
+        if not len(views):  # the host's towers cannot take a batch of none
+            return torch.zeros(0, self.encode_texts([""]).shape[-1])
         # The host's own encode_image rounds pixels to 8 bits and resizes them again; ours come at their size.
         comfy.model_management.load_model_gpu(self.patcher)
         device = self.patcher.load_device

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..retouch_core.regions.edit_mask import edit_mask, surroundings
 from ..retouch_core.regions.morphology import fill_holes as filled
 from ..retouch_core.regions.search import spans_frame
-from ..retouch_core.tensors.checks import check_mask
+from ..retouch_core.tensors.checks import check_mask, fit_mask
 from . import _host
 from ._regions import check_regions
 from ._types import Regions, schema
@@ -93,18 +93,16 @@ class RetouchDilateMask(io.ComfyNode):
         given = check_mask(_host.to_work(mask) if isinstance(mask, Tensor) else mask)
         if shape not in SHAPES:
             raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shape!r}; auto is usual")
+        if not isinstance(dilate, int) or dilate < 1 or dilate % 2 == 0:
+            raise ValueError(f"dilate must be an odd number from 1 up, got {dilate!r}; 5 is usual")
         for name, value, least in (("feather", feather, 0), ("cell", cell, 1)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(
                     f"{name} must be a whole number from {least} up, got {value!r}; see its tooltip"
                 )
         if neighbours is not None:
-            size = tuple(check_regions(neighbours).source_size)
-            if size != tuple(given.shape[1:]):
-                raise ValueError(
-                    f"neighbours are of a picture of {size[1]}x{size[0]} px but mask is {given.shape[2]}x{given.shape[1]}; "
-                    "connect the regions of the same picture"
-                )
+            height, width = check_regions(neighbours, "neighbours").source_size
+            given, _ = fit_mask(given, (height, width))
         given = filled(given) if fill_holes else given
         grown = [_grown(one[None], neighbours, shape, dilate, feather, cell) for one in given]
         return io.NodeOutput(_host.to_wire(torch.cat(grown) if grown else given))

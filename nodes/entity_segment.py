@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..retouch_core.regions.entities import LEFTOVERS, SCORE_MIN, disjoint
 from ..retouch_core.regions.search import reduced, restored
-from ..retouch_core.tensors.checks import check_image, clamped
+from ..retouch_core.tensors.checks import check_image, check_range, clamped
 from . import _host
 from ._regions import overlay
 from ._types import Regions, Segmenter, schema
@@ -62,6 +62,7 @@ class RetouchEntitySegment(io.ComfyNode):
             raise TypeError(
                 f"segmenter must be a segmenter, got {type(segmenter).__name__}; connect Load Embedded Models"
             )
+        check_range(score_min, "score_min", 0, 1)
         pictures = check_image(_host.to_work(_host.rgb(image)) if isinstance(image, Tensor) else image)
         if not len(pictures):
             raise ValueError("image is a batch of no pictures; connect at least one")

@@ -42,7 +42,7 @@ def cells_of(text: str) -> frozenset[tuple[int, int]]:
             cells.add((ROWS[words[0]], COLUMNS[words[1]]))
         else:
             raise ValueError(
-                f"cells holds {part!r}, which names no cell; write such as 'top left, middle', or nine digits 0 and 1"
+                f"cells holds {part!r:.60}, which names no cell; write such as 'top left, middle', or nine digits 0 and 1"
             )
     return frozenset(cells)
 
@@ -106,6 +106,10 @@ class RetouchLocationFilter(io.ComfyNode):
                 raise TypeError(
                     f"{name} must be text, got {type(text).__name__}; leave it blank for any place"
                 )
+        if place_rule not in RULES:
+            raise ValueError(
+                f"place_rule must be one of {', '.join(RULES)}, got {place_rule!r}; choose one of them"
+            )
         wanted = cells_of(cells)
         if wanted:
             location = Location("cells", cells=wanted, text="regions", phrase=cells.strip())

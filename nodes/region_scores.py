@@ -102,6 +102,8 @@ class RetouchRegionScores(io.ComfyNode):
             )
         picture = one_picture(image, given)
         query = check_text(query)
+        if view not in VIEWS:
+            raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}; {GATE_VIEW} is usual")
         if gate != OWN_GATE:
             check_range(gate, "gate", 0, 1, hint="-1 takes the scorer's own")
         given = replace(given, picture=picture)

@@ -157,7 +157,7 @@ def _templates(template: str) -> tuple[str, ...] | None:
     if template.count("{}") == 1 and template.replace("{}", "").count("{") == 0:
         return (template,)
     raise ValueError(
-        f"template must be raw, ensemble or a text with one {{}} in it, got {template!r}; use raw"
+        f"template must be raw, ensemble or a text with one {{}} in it, got {template!r:.60}; use raw"
     )
 
 

@@ -249,7 +249,7 @@ def stage(pack: Callable[[str], ModuleType]) -> Stage:
     return Stage(pack)
 
 
-def fault_of(stage: Stage, node: str, inputs: dict[str, Any], odd: str, expected: str) -> str | None:
+def fault_of(stage: Stage, node: str, inputs: dict[str, Any], expected: str) -> str | None:
     """Run the node; what is wrong with how it took its inputs, or None."""
     try:
         with torch.no_grad():
@@ -257,21 +257,20 @@ def fault_of(stage: Stage, node: str, inputs: dict[str, Any], odd: str, expected
     except (ValueError, TypeError) as refusal:
         if expected == WORKS:
             return f"refused: {refusal}"
-        return unclear(str(refusal), odd)
+        return unclear(str(refusal), *inputs)
     except Exception as crash:
         return f"{type(crash).__name__}: {str(crash)[:200]}"
     return "accepted" if expected == MUST_FAIL else None
 
 
-def unclear(message: str, name: str) -> str | None:
-    """Whether a message is one sentence that names the input and says what to do."""
+def unclear(message: str, *names: str) -> str | None:
+    """Whether a message is one sentence that names one of the inputs and says what to do."""
     if not message.strip() or "\n" in message.strip():
         return f"not one line: {message!r}"
     if len(message) > 320:
         return f"too long ({len(message)}): {message[:100]!r}"
-    words = {name, name.rstrip("s")}
-    if not any(re.search(rf"\b{re.escape(word)}", message) for word in words):
-        return f"does not name {name}: {message!r}"
+    if not any(re.search(rf"\b{re.escape(name.rstrip('s'))}", message) for name in names):
+        return f"names no input: {message!r}"
     if not re.search(r";|, but |: |use |choose |give |connect |run |write |make ", message):
         return f"does not say what to do: {message!r}"
     return None
@@ -284,7 +283,7 @@ def test_odd_values_work_or_are_refused_in_one_sentence(stage: Stage, node: str)
         for what, (value, expected) in stage.odd(node, entry).items():
             inputs = dict(stage.good[node])
             inputs[entry.id] = copy.copy(value)
-            fault = fault_of(stage, node, inputs, entry.id, expected)
+            fault = fault_of(stage, node, inputs, expected)
             if fault:
                 faults.append(f"{entry.id} = {what}: {fault}")
     assert not faults, "\n".join(["", *faults])
@@ -330,7 +329,7 @@ def test_batches_that_do_not_match(stage: Stage) -> None:
         try:
             stage.nodes[node].execute(**inputs)
         except ValueError as refusal:
-            fault = unclear(str(refusal), one) and unclear(str(refusal), other)
+            fault = unclear(str(refusal), one, other)
             if fault or not {"2", "3"} <= set(re.findall(r"\d+", str(refusal))):
                 faults.append(f"{node}: {refusal}")
         except Exception as crash:

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..retouch_core.tensors.checks import check_range
+from . import _host
 from ._conditioning import check_conditioning
 from ._guider import guider_of
 from ._latents import check_model
@@ -71,4 +72,5 @@ class RetouchConditionalCFG(io.ComfyNode):
                 check_conditioning(conditioning, name)
         check_range(cfg, "cfg", 0, MAX_CFG, hint="1 is without guidance, 3 to 8 is usual")
         check_range(lam, "lam", 0, 1, hint="0 is plain guidance, 1 replaces empty by referring")
-        return io.NodeOutput(guider_of(model, target, referring, empty, cfg, lam))
+        with _host.noted():  # a scale below 1 is unusual, but it is what the widget says
+            return io.NodeOutput(guider_of(model, target, referring, empty, cfg, lam))

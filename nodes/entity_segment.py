@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..retouch_core.regions.entities import LEFTOVERS, SCORE_MIN, disjoint
 from ..retouch_core.regions.search import reduced, restored
-from ..retouch_core.tensors.checks import check_image, check_range, clamped
+from ..retouch_core.tensors.checks import check_image, clamped
 from . import _host
-from ._regions import overlay
+from ._regions import check_number, overlay
 from ._types import Regions, Segmenter, schema
 
 
@@ -62,16 +62,20 @@ class RetouchEntitySegment(io.ComfyNode):
             raise TypeError(
                 f"segmenter must be a segmenter, got {type(segmenter).__name__}; connect Load Embedded Models"
             )
-        check_range(score_min, "score_min", 0, 1)
+        check_number(score_min, "score_min", 0, 1)
         pictures = check_image(_host.to_work(_host.rgb(image)) if isinstance(image, Tensor) else image)
         if not len(pictures):
             raise ValueError("image is a batch of no pictures; connect at least one")
         tell = _host.progress(len(pictures))
         found = []
         for done, picture in enumerate(pictures.split(1), 1):
-            proposals, scores = segmenter(reduced(clamped(picture)))
+            _host.check_cancelled()
+            with _host.noted() as notes:
+                seen = reduced(clamped(picture))
+            proposals, scores = segmenter(seen)
             regions = disjoint(proposals, scores, score_min=score_min, leftovers=leftovers)
             regions = restored(regions, (picture.shape[1], picture.shape[2]))
+            regions = regions.traced("picture", warning="; ".join(notes)) if notes else regions
             labels = tuple(str(k + 1) for k in range(len(regions)))
             found.append(replace(regions, labels=labels, picture=picture))
             tell(done, len(pictures))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,16 @@ from . import _host
 
 GREY = 0.35
 """Ground of an overlay where nobody connected the picture."""
+
+
+def check_number(value: Any, name: str, low: float, high: float = math.inf, *, whole: bool = False) -> None:
+    """Raise ValueError unless `value` is a finite number in [low, high]; what comes over a link passes no widget."""
+    kind = int if whole else (int, float)
+    if isinstance(value, kind) and math.isfinite(value) and low <= value <= high:
+        return
+    noun = "whole number" if whole else "number"
+    bound = f"from {low:g} up" if high == math.inf else f"from {low:g} to {high:g}"
+    raise ValueError(f"{name} must be a {noun} {bound}, got {value!r:.60}; choose one in that range")
 
 
 def check_regions(regions: Any, name: str = "regions") -> Regions:
@@ -46,12 +57,15 @@ def one_picture(image: Any, regions: Regions) -> Tensor:
     return picture
 
 
-def overlay(regions: Regions) -> Tensor:
-    """IMAGE [1,h,w,3]: the numbered regions with their scores over their picture, or over grey."""
+def overlay(regions: Regions, selected: Tensor | None = None) -> Tensor:
+    """IMAGE [1,h,w,3]: the numbered regions with their scores over their picture, or over grey.
+
+    Those that `selected` bool [N] names are bright; without it all look alike.
+    """
     picture = regions.picture
     if picture is None:
         picture = torch.full((1, *regions.source_size, 3), GREY)
-    return region_overlay(picture.clamp(0, 1), regions)
+    return region_overlay(picture.clamp(0, 1), regions, selected)
 
 
 def union(regions: Regions) -> Tensor:

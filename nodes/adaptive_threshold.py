@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..retouch_core.regions.threshold import BETA, MODES, NORMS, SHARE, threshold_regions
 from . import _host
-from ._regions import check_regions, listed, overlay, union
+from ._regions import check_number, check_regions, listed, overlay, union
 from ._types import Regions, schema
 
 
@@ -74,14 +75,22 @@ class RetouchAdaptiveThreshold(io.ComfyNode):
         k: int = 1,
     ) -> io.NodeOutput:
         given = check_regions(regions)
+        check_number(u, "u", 0, 1)
+        check_number(beta, "beta", 0)
+        check_number(k, "k", 1, whole=True)
+        if given.scores is None and len(given):
+            raise ValueError(
+                f"regions carry no scores, got {len(given)} without; connect Score Regions first"
+            )
         own = next((e["logit_scale"] for e in reversed(given.trace) if "logit_scale" in e), BETA)
         options: dict[str, Any] = {"mode": mode, "u": u, "norm": norm, "beta": beta or own, "k": k}
         if mode in ("fixed", "fixed_prob"):
             options["tau"] = u
-        if given.scores is None and not len(given):
-            given = given.with_scores(given.masks.new_zeros(0).float())
+        if given.scores is None:
+            given = given.with_scores(torch.zeros(0))
         kept = threshold_regions(given, **options)
         tau = kept.trace[-1]["tau"]
-        limit = f" from {tau:.3f} up" if isinstance(tau, float) else ""
-        said = f"Kept {len(kept)} of {len(given)} regions{limit}: {listed(kept)}."
-        return io.NodeOutput(kept, union(kept), said, ui=_host.preview(overlay(kept), cls))
+        selected = torch.zeros(len(given), dtype=torch.bool)
+        selected[torch.tensor(kept.trace[-1]["selected"], dtype=torch.long)] = True
+        said = f"Kept {len(kept)} of {len(given)} regions from {tau:.3f} up: {listed(kept)}."
+        return io.NodeOutput(kept, union(kept), said, ui=_host.preview(overlay(given, selected), cls))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..retouch_core.regions.edit_mask import edit_mask, surroundings
 from ..retouch_core.regions.morphology import fill_holes as filled
-from ..retouch_core.regions.search import spans_frame
+from ..retouch_core.regions.search import are_things, spans_frame
 from ..retouch_core.tensors.checks import check_mask, fit_mask
 from . import _host
 from ._regions import check_regions
@@ -111,28 +111,43 @@ class RetouchDilateMask(io.ComfyNode):
 def _grown(mask: Tensor, neighbours: Any, shape: str, dilate: int, feather: int, cell: int) -> Tensor:
     """MASK [1,H,W] -> the composite mask [1,H,W] of its edit."""
     height, width = mask.shape[1:]
-    if not (mask > ON).any():
-        return torch.zeros_like(mask)
     held = mask > ON
-    parts, others = held, held[:0]
-    if neighbours is not None and len(neighbours):
-        inside = (neighbours.masks.cpu() & held).flatten(1).sum(1) > ON * neighbours.areas.cpu()
-        parts = neighbours.masks.cpu()[inside] & held if inside.any() else held
-        others = neighbours.masks.cpu()[~inside] & ~held
-    spanning = bool(spans_frame(held).any())
-    if not spanning:
+    if not held.any():
+        return torch.zeros_like(mask)
+    parts, others, ground = _around(held, neighbours)
+    outline = shape == "mask" or (shape == "auto" and ground)
+    selected, parts, closed = (_in_cells(m.float(), cell) for m in (held, parts, others.any(0, keepdim=True)))
+    while True:
+        edit = edit_mask(
+            selected,
+            closed,
+            cell=cell,
+            shape="mask" if outline else "box",
+            dilate=dilate,
+            fade=feather,
+            boxes=parts > 0,
+        )
+        if edit.composite.any() or feather == 0:
+            return edit.composite[:, :height, :width].to(mask)
+        # The area is thinner than twice the fade: nothing would be left of it.
+        feather //= 2
+
+
+def _around(held: Tensor, neighbours: Any) -> tuple[Tensor, Tensor, bool]:
+    """The entities in a mask bool [1,H,W], those beside it that stay closed (both bool [N,H,W]), and whether it is ground."""
+    if neighbours is None or not len(neighbours):
+        return held, held[:0], bool(spans_frame(held).any())
+    masks, things = neighbours.masks.cpu(), are_things(neighbours)
+    inside = (masks & held).flatten(1).sum(1) > ON * masks.flatten(1).sum(1)
+    parts = masks[inside] & held if inside.any() else held
+    spanning = spans_frame(masks[inside]) | ~things[inside] if inside.any() else spans_frame(held)
+    others = masks[~inside & things] & ~held
+    if not spanning.all():
         others = others[~surroundings(held.float(), others)]
-    outline = shape == "mask" or (shape == "auto" and spanning)
-    # Continued to whole cells at the bottom and right, as the picture is before it is encoded; nothing is shifted.
-    below, right = -height % cell, -width % cell
-    held, parts, others = (F.pad(m.float(), (0, right, 0, below)) > 0 for m in (held, parts, others))
-    edit = edit_mask(
-        held.float(),
-        others.any(0, keepdim=True).float(),
-        cell=cell,
-        shape="mask" if outline else "box",
-        dilate=dilate,
-        fade=feather,
-        boxes=parts,
-    )
-    return edit.composite[:, :height, :width].to(mask)
+    return parts, others, bool(spanning.all())
+
+
+def _in_cells(mask: Tensor, cell: int) -> Tensor:
+    """MASK [B,H,W] continued to whole cells at the bottom and right, as the picture is before it is encoded."""
+    height, width = mask.shape[1:]
+    return F.pad(mask[:, None], (0, -width % cell, 0, -height % cell), mode="replicate")[:, 0]

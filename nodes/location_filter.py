@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,16 +11,23 @@ from comfy_api.latest import io
 
 from ..retouch_core.regions.grid import RULES, locate
 from ..retouch_core.regions.location import Location, parse_location
+from ..retouch_core.tensors.regions import Regions as FoundRegions
 from . import _host
 from ._regions import check_regions, listed, overlay, union
 from ._types import Regions, schema
+
+FALLBACKS = {
+    "relaxed": "none lies there, so the whole row or column counts",
+    "nothing_there": "none lies there",
+}
+"""What `locate` did instead -> what the report says."""
 
 ROWS = {"top": 0, "middle": 1, "center": 1, "centre": 1, "bottom": 2}
 COLUMNS = {"left": 0, "middle": 1, "center": 1, "centre": 1, "right": 2}
 
 
 def cells_of(text: str) -> frozenset[tuple[int, int]]:
-    """Cells (row, column) of "top left, middle" or of nine digits 0 and 1, row by row; none for blank text.
+    """Cells (row, column) of "top left, middle" or of nine digits 0 and 1, row by row; none only for blank text.
 
     One word names a whole row or column, `middle` the cell in the middle.
 
@@ -27,7 +35,7 @@ def cells_of(text: str) -> frozenset[tuple[int, int]]:
         ValueError: anything else.
     """
     flat = re.sub(r"[\s,;/|]+", "", text)
-    if re.fullmatch(r"[01]{9}", flat):
+    if re.fullmatch(r"[01]{9}", flat) and "1" in flat:
         return frozenset(divmod(k, 3) for k, digit in enumerate(flat) if digit == "1")
     cells: set[tuple[int, int]] = set()
     for part in filter(None, (piece.strip() for piece in re.split(r"[,;\n]", text.lower()))):
@@ -112,24 +120,40 @@ class RetouchLocationFilter(io.ComfyNode):
             )
         wanted = cells_of(cells)
         if wanted:
-            location = Location("cells", cells=wanted, text="regions", phrase=cells.strip())
+            location = Location("cells", cells=wanted, phrase=cells.strip())
         elif query.strip():
             location = parse_location(query)
         else:
             location = Location("none")
-        if location.kind in ("none", "relative") or not len(given):
-            kept = given
-        else:
-            scored = given if given.scores is not None else given.with_scores(torch.zeros(len(given)))
-            every = {"mode": "topk", "k": max(1, len(given))}
-            kept = locate(scored, location, threshold_kwargs=every, rule=place_rule, on_rank="last")
-        where = f"“{location.phrase}”" if location.phrase else "no words of place"
+        kept = given
+        if location.kind not in ("none", "relative") and len(given):
+            kept = _lying(given, location, place_rule)
+        where = f"“{location.phrase}”" if location.phrase else "No words of place"
         said = f"{where}: kept {len(kept)} of {len(given)} regions: {listed(kept)}."
-        last = kept.trace[-1] if kept is not given else {}
-        notes = [str(last[name]) for name in ("fallback", "warning") if last.get(name)]
+        notes = []
+        selected = torch.ones(len(given), dtype=torch.bool)
+        if kept is not given:
+            last = kept.trace[-1]
+            selected[:] = False
+            selected[torch.tensor(last["selected"], dtype=torch.long)] = True
+            notes = [FALLBACKS[last["fallback"]]] if last["fallback"] else []
+        if wanted and query.strip():
+            notes.append("cells are given, so the words of place in the query do not count")
         if location.kind == "relative":
             notes.append(
                 f"“{location.phrase} {location.anchor}” relates to another object and was left in the query"
             )
         report = "\n".join([said, *(f"Note: {note}." for note in notes)])
-        return io.NodeOutput(kept, union(kept), location.phrase, report, ui=_host.preview(overlay(kept), cls))
+        return io.NodeOutput(
+            kept, union(kept), location.phrase, report, ui=_host.preview(overlay(given, selected), cls)
+        )
+
+
+def _lying(regions: FoundRegions, location: Location, rule: str) -> FoundRegions:
+    """Those of the regions that lie there; none if none does."""
+    # With equal scores and no words but the place, `locate` counts every region as meant and every rank among them.
+    equal = regions.with_scores(torch.zeros(len(regions)))
+    found = locate(equal, replace(location, text=""), rule=rule)
+    entry = found.trace[-1] | {"text": location.text}
+    chosen = regions.select(torch.tensor(entry["selected"], dtype=torch.long))
+    return replace(chosen, trace=(*regions.trace, entry))

@@ -48,15 +48,16 @@ class RetouchMasksToRegions(io.ComfyNode):
             picture = check_image(
                 _host.to_work(_host.rgb(image)) if isinstance(image, Tensor) else image, batch=1
             )
-            given, note = fit_mask(given, (picture.shape[1], picture.shape[2]), "masks")
-        held = given > ON
-        held = held[held.flatten(1).any(1)] if held.numel() else held
+            given, note = fit_mask(given, (picture.shape[1], picture.shape[2]), "masks", "image")
+        kept = (given > ON).any(2).any(1)
+        held = given[kept] > ON
         overlapping = bool((held.sum(0) > 1).any())
         regions = FoundRegions(
             held,
             None,
             (held.shape[1], held.shape[2]),
-            labels=tuple(str(k + 1) for k in range(len(held))),
+            # A region keeps the place of its mask in the batch as its number.
+            labels=tuple(str(k + 1) for k in kept.nonzero()[:, 0].tolist()),
             picture=picture,
         ).traced("masks", given=len(given), empty=len(given) - len(held), overlap=overlapping, note=note)
         return io.NodeOutput(regions, union(regions), ui=_host.preview(overlay(regions), cls))

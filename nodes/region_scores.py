@@ -20,10 +20,10 @@ from ..retouch_core.regions.search import (
     with_ground,
 )
 from ..retouch_core.report import not_found
-from ..retouch_core.tensors.checks import check_range, check_text, clamped
+from ..retouch_core.tensors.checks import check_text, clamped
 from ..retouch_core.tensors.regions import Regions as FoundRegions
 from . import _host
-from ._regions import check_regions, listed, one_picture, overlay, union
+from ._regions import check_number, check_regions, listed, one_picture, overlay, union
 from ._types import Regions, Scorer, schema
 
 VIEWS = ("mean", "crop", "crop+fill", "full+black", "full+mean", "full+blur")
@@ -105,7 +105,8 @@ class RetouchRegionScores(io.ComfyNode):
         if view not in VIEWS:
             raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}; {GATE_VIEW} is usual")
         if gate != OWN_GATE:
-            check_range(gate, "gate", 0, 1, hint="-1 takes the scorer's own")
+            check_number(gate, "gate", 0, 1)
+        template = check_text(template, "template")
         given = replace(given, picture=picture)
         with _host.noted() as notes:
             seen = clamped(picture)
@@ -120,13 +121,18 @@ def _scored(
     """The regions to pass on, those to show, and a sentence."""
     if is_background(query):
         _, whole = with_ground(regions.select(are_things(regions)))
-        ground = replace(whole.select(torch.arange(len(whole)) == len(whole) - 1), labels=("1",))
+        ground = replace(whole.select(torch.arange(len(whole)) == len(whole) - 1), labels=("background",))
         ground = ground.with_scores(torch.ones(1))
         if not ground.masks.any():
             ground = ground.select(torch.zeros(1, dtype=torch.bool))
             return ground, ground, "Entities cover the whole picture, so it has no background."
         return ground, ground, "The background: everything that is not a thing."
-    text = parse_location(query).text
+    if not len(regions):
+        nobody = regions.with_scores(torch.zeros(0))
+        return nobody, nobody, not_found(query, ())
+    location = parse_location(query)
+    text = location.text
+    regions = regions.traced("query", query=query, text=text, kind=location.kind, phrase=location.phrase)
     if not text:
         # "the bottom" names a part of the frame, and the ground is in every part: only things count.
         things = regions.select(are_things(regions))
@@ -145,12 +151,14 @@ def _scored(
         gate=None if gate == OWN_GATE else gate,
         callback=_host.progress(2 * len(regions)),
     )
-    if not len(scored) or (there is not None and not there.present):
-        shares = torch.zeros(0) if there is None else there.per_region
-        limit = None if there is None else there.gate
+    if there is not None and not there.present:
         nobody = scored.select(torch.zeros(len(scored), dtype=torch.bool))
-        return nobody, scored, not_found(query, shares.tolist(), gate=limit, unknown_words=unknown)
+        said = not_found(query, there.per_region.tolist(), gate=there.gate, unknown_words=unknown)
+        # Drawn with the numbers of the sentence: the shares, which the gate decides on.
+        return nobody, scored.with_scores(there.per_region.float()), said
     said = f"“{text}” against {len(scored)} regions: {listed(scored)}."
+    if there is not None and there.gate is None:
+        said += " The scorer has no calibrated gate, so the phrase counts as present."
     if unknown:
         said += f" The scorer does not know {', '.join(unknown)}."
     return scored, scored, said

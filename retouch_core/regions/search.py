@@ -71,8 +71,15 @@ def spans_frame(masks: Tensor) -> Tensor:
 
 def are_things(regions: Regions) -> Tensor:
     """Which regions the segmenter proposed, bool [N]; the rest are leftovers, which `disjoint` puts last."""
-    entities = next((e["entities"] for e in regions.trace if e["stage"] == "entities"), len(regions))
-    return torch.arange(len(regions)) < entities
+    entities = next((e["entities"] for e in regions.trace if e["stage"] == "entities"), None)
+    if entities is None:
+        return torch.ones(len(regions), dtype=torch.bool)
+    if regions.labels is None:
+        return torch.arange(len(regions)) < entities
+    # Some regions may have been left out since; numbers as labels still tell the places that they had.
+    return torch.tensor(
+        [name.isdecimal() and int(name) <= entities for name in regions.labels], dtype=torch.bool
+    )
 
 
 def with_ground(entities: Regions) -> tuple[Regions, Regions]:

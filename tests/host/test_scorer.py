@@ -1,0 +1,153 @@
+"""Scores on the host against the library's scorer and against transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.host
+
+PHRASES = ["the red car", "moon", "a blue thing on the grass", "zebra"]
+Pack = Callable[[str], ModuleType]
+
+
+@pytest.fixture(scope="module")
+def loaded(pack: Pack) -> dict[str, Any]:
+    names = ("model", "clip", "vae", "segmenter", "scorer")
+    made = pack("nodes.load_embedded").RetouchLoadEmbedded.execute("inpaint").args
+    return dict(zip(names, made, strict=True))
+
+
+def test_the_embedded_scorer_is_the_librarys(pack: Pack, loaded: dict[str, Any]) -> None:
+    library, host = pack("retouch_core.models.embedded").load_scorer(), loaded["scorer"]
+    assert isinstance(host, pack("retouch_core.models.protocols").Scorer)
+    views = torch.rand(40, 3, host.image_size, host.image_size, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(host.encode_images(views), library.encode_images(views), atol=1e-5)
+    assert torch.allclose(host.encode_texts(PHRASES), library.encode_texts(PHRASES), atol=1e-5)
+    assert host.logit_scale == pytest.approx(library.logit_scale, rel=1e-4)
+    assert (host.gate, host.rivals) == (library.gate, library.rivals)
+    assert (
+        host.unknown_words("a red zebra, a car") == library.unknown_words("a red zebra, a car") == ("zebra",)
+    )
+
+
+def test_an_edit_of_the_host_is_encoded_and_decoded_as_the_librarys(
+    pack: Pack, loaded: dict[str, Any]
+) -> None:
+    editor = pack("retouch_core.models.embedded").load_editor()
+    image = torch.rand(1, 64, 48, 3, generator=torch.Generator().manual_seed(1))
+    scale = loaded["model"].get_model_object("latent_format").scale_factor
+    host = loaded["vae"].encode(image) * scale
+    assert torch.allclose(host, editor.encode(image), atol=1e-4)
+    assert torch.allclose(loaded["vae"].decode(host / scale), editor.decode(host), atol=1e-4)
+    words = loaded["clip"].encode_from_tokens_scheduled(loaded["clip"].tokenize("a blue fish"))[0][0]
+    assert torch.allclose(words, editor.encode_prompts(["a blue fish"]), atol=1e-4)
+
+
+def test_unloading_leaves_none_of_ours(pack: Pack, loaded: dict[str, Any]) -> None:
+    import comfy.model_management
+
+    loaded["scorer"].encode_texts(["moon"])
+    loaded["scorer"].encode_images(torch.rand(1, 3, 64, 64))
+    assert comfy.model_management.loaded_models()
+    comfy.model_management.unload_all_models()
+    assert not comfy.model_management.loaded_models()
+
+
+@pytest.fixture(scope="module")
+def pair(comfy: Path) -> tuple[Any, Any]:
+    """A tiny random CLIP of transformers' class, and its two halves as the host loads them from files."""
+    import comfy.clip_vision
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    text = {"vocab_size": 49408, "hidden_size": 64, "num_hidden_layers": 12, "num_attention_heads": 4}
+    text |= {
+        "intermediate_size": 128,
+        "max_position_embeddings": 77,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+    }
+    image = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    image |= {"image_size": 64, "patch_size": 16}
+    whole = CLIPModel(CLIPConfig(text_config=text, vision_config=image, projection_dim=64)).eval()
+    for value in whole.parameters():
+        torch.nn.init.normal_(value, std=0.2)
+    vision = comfy.clip_vision.ClipVisionModel(
+        {
+            **whole.config.vision_config.to_dict(),
+            "projection_dim": 64,
+            "model_type": "clip_vision_model",
+        }
+    )
+    missing, _ = vision.load_sd(
+        {k: v for k, v in whole.state_dict().items() if k.startswith(("vision", "visual"))}
+    )
+    assert not missing
+    return whole, vision
+
+
+def text_half(whole: Any, projection: bool = True) -> Any:
+    """The text tower as a host CLIP with the tokenizer of SD1."""
+    import comfy.sd
+    import comfy.sd1_clip
+    import comfy.supported_models_base
+
+    config = {**whole.config.text_config.to_dict(), "hidden_act": "quick_gelu"}
+
+    class Tower(comfy.sd1_clip.SDClipModel):
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+            super().__init__(
+                device=device, dtype=dtype, textmodel_json_config=config, model_options=model_options or {}
+            )
+
+    class Words(comfy.sd1_clip.SD1ClipModel):
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+            super().__init__(device, dtype, model_options or {}, clip_model=Tower)
+
+    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, Words)
+    clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
+    state = {k: v for k, v in whole.state_dict().items() if k.startswith("text_")}
+    if not projection:
+        state["text_projection.weight"] = torch.eye(64)
+    clip.load_sd(state)
+    return clip
+
+
+def test_a_pair_of_the_host_scores_as_transformers_does(pack: Pack, pair: tuple[Any, Any]) -> None:
+    whole, vision = pair
+    clip = text_half(whole)
+    (scorer,) = pack("nodes.scorer_from_clip").RetouchScorerFromCLIP.execute(clip, vision).args
+    views = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    with torch.no_grad():
+        seen = whole.visual_projection(whole.vision_model(pixel_values=(views - mean) / std).pooler_output)
+    # The host keeps CLIP vision models in fp16.
+    assert torch.allclose(scorer.encode_images(views), torch.nn.functional.normalize(seen, dim=-1), atol=2e-3)
+    ids = torch.tensor([[t[0] for t in clip.tokenize("the red car")["l"][0]]])
+    with torch.no_grad():
+        hidden = whole.text_model(input_ids=ids).pooler_output
+    expected = torch.nn.functional.normalize(whole.text_projection(hidden), dim=-1)
+    assert torch.allclose(scorer.encode_texts(["the red car"]), expected, atol=1e-4)
+    assert scorer.gate is None and scorer.unknown_words("zebra") == ()
+
+
+def test_halves_that_do_not_belong_together_are_refused(
+    pack: Pack, pair: Any, loaded: dict[str, Any]
+) -> None:
+    whole, vision = pair
+    node = pack("nodes.scorer_from_clip").RetouchScorerFromCLIP
+    with pytest.raises(ValueError, match="clip gives vectors of 128 numbers but clip_vision of 64"):
+        node.execute(loaded["clip"], vision)
+    with pytest.raises(ValueError, match="clip has no text projection"):
+        node.execute(text_half(whole, projection=False), vision)
+    with pytest.raises(ValueError, match="clip_vision is a"):
+        node.execute(loaded["clip"], loaded["vae"])
+    with pytest.raises(ValueError, match="clip is a"):
+        node.execute(loaded["vae"], vision)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,19 @@ def test_overlay_is_an_image_large_enough_to_read(size: tuple[int, int]):
     times = overlay.shape[1] / size[0]
     assert times == int(times) and overlay.shape == (1, size[0] * times, size[1] * times, 3)
     assert max(overlay.shape[1:3]) >= 512
+
+
+def test_labels_keep_their_number_and_colour_when_others_leave():
+    """A region that is number 3 of three is still drawn as number 3 when it is the only one left."""
+    image = torch.full((1, 512, 512, 3), 0.5)
+    three = replace(regions_of(3, 512, 512, scores=False), labels=("1", "2", "3"))
+    third = torch.arange(3) == 2
+    alone, among = (region_overlay(image, regions) for regions in (three.select(third), three))
+    inside = three.masks[2]
+    assert torch.equal(alone[0][inside], among[0][inside])
+    unlabelled = region_overlay(image, replace(three, labels=None).select(third))
+    assert not torch.equal(unlabelled[0][inside], among[0][inside])
+    assert torch.equal(region_overlay(image, replace(three, labels=None)), among)
 
 
 def test_overlay_without_regions_is_the_picture():

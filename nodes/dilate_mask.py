@@ -102,7 +102,7 @@ class RetouchDilateMask(io.ComfyNode):
                 )
         if neighbours is not None:
             height, width = check_regions(neighbours, "neighbours").source_size
-            given, _ = fit_mask(given, (height, width))
+            given, _ = fit_mask(given, (height, width), picture="the picture of neighbours")
         given = filled(given) if fill_holes else given
         grown = [_grown(one[None], neighbours, shape, dilate, feather, cell) for one in given]
         return io.NodeOutput(_host.to_wire(torch.cat(grown) if grown else given))

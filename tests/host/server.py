@@ -124,10 +124,11 @@ class Server:
         self.request("/interrupt", {})
 
     def free(self, unload_models: bool = True, free_memory: bool = True) -> None:
-        """What "Unload models" does. The host obeys when its queue is idle, and may miss it just before that."""
-        time.sleep(1.0)
-        self.request("/free", {"unload_models": unload_models, "free_memory": free_memory})
-        time.sleep(1.0)
+        """What "Unload models" does; asked thrice, since the host may miss it while it tidies up after a run."""
+        for _ in range(3):
+            time.sleep(0.7)
+            self.request("/free", {"unload_models": unload_models, "free_memory": free_memory})
+        time.sleep(0.7)
 
     def picture(self, image: dict[str, str]) -> Path:
         """The file of one entry of a node's `images`."""

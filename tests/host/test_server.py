@@ -165,6 +165,11 @@ def test_workflow_runs_and_keeps_every_other_pixel(server: Any, name: str) -> No
     assert np.array_equal(before[outside], after[outside])
     assert np.abs(before[~outside].astype(int) - after[~outside]).mean() > 5
     assert run.text("h5") == "0.0"
+    words = [
+        node["inputs"].get("value", "") for node in prompt.values() if node["class_type"] == "PrimitiveString"
+    ]
+    if any("on the left" in text for text in words):
+        assert np.nonzero(~outside)[1].mean() < mask.shape[1] / 2
     for node in nodes_of(prompt, "PreviewAny"):
         assert run.text(node).strip()
 

@@ -79,7 +79,7 @@ def test_template_is_the_api_workflow(name: str, renderer: str, frontend: Callab
 def test_layout_is_readable(name: str) -> None:
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
     notes = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
-    assert notes and "`" in notes[0]["widgets_values"][0]
+    assert notes and "“" in notes[0]["widgets_values"][0]
     boxes = [(*node["pos"], *node["size"]) for node in workflow["nodes"]]
     title = 30
     for k, (x, y, w, h) in enumerate(boxes):

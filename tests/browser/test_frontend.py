@@ -112,6 +112,7 @@ def test_template_runs_is_saved_and_runs_again(
     assert picture_of(host_server, page.queue()).size == source.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("name", [STEPS, OWN])
 def test_every_node_can_be_bypassed(
@@ -132,8 +133,10 @@ def test_every_node_can_be_bypassed(
         assert wrong_links(outcome.prompt, schemas) == [], f"with {node['type']} bypassed"
         assert str(node["id"]) not in outcome.prompt
         page.bypass(node["id"], on=False)
-    # What has a picture or a region to pass on passes it, and the graph goes on.
-    passing = {"RetouchAdaptiveThreshold", "RetouchLocationFilter", "RetouchDilateMask", "RetouchComposite"}
+    # Where the first input is what the next node takes, the graph goes on. The mask of a filter of regions has no such
+    # input: there the host refuses, and says which input is open.
+    passing = {"RetouchAdaptiveThreshold", "RetouchDilateMask", "RetouchComposite"}
+    assert set(statuses.values()) <= {"success", "refused", "error"}
     assert {kind: statuses[kind] for kind in passing & statuses.keys()} == dict.fromkeys(
         passing & statuses.keys(), "success"
     )

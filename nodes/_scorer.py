@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..retouch_core.models.clip_scorer import WORD
+from ..retouch_core.tensors.checks import InputWarning
 from ._host import check_cancelled
 
 LOGIT_SCALE = 100.0
@@ -20,8 +21,11 @@ LOGIT_SCALE = 100.0
 CHUNK = 32
 """Views that go through the image tower at once."""
 
-LEAST_FILLED = 0.5
-"""A text projection of which less than this share is other than 0 was never loaded: the host leaves it unset."""
+TRAINED = (1e-6, 10.0)
+"""Magnitudes of trained weights; memory that was never written holds zeros, denormals and numbers beyond 1e10."""
+
+LEAST_TRAINED = 0.9
+"""A projection with a smaller share of its weights inside `TRAINED` was never loaded: the host leaves it unset."""
 
 
 class HostScorer:
@@ -67,11 +71,19 @@ class HostScorer:
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """T phrases -> unit embeddings [T,D] float32 on the CPU."""
+        """T phrases -> unit embeddings [T,D] float32 on the CPU; what does not fit the tower is cut, with a warning."""
         rows = []
         for text in texts:
             check_cancelled()
-            _, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
+            # Brackets are part of a phrase here, not emphasis as in a prompt.
+            tokens = self.clip.tokenize(text, disable_weights=True)
+            if any(len(parts) > 1 for parts in tokens.values()):
+                warnings.warn(
+                    f"{text!r} is longer than clip reads at once and was cut; say it in fewer words",
+                    InputWarning,
+                    stacklevel=2,
+                )
+            _, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
             rows.append(pooled[:1].float().cpu())
         return F.normalize(torch.cat(rows), dim=-1)
 
@@ -121,15 +133,20 @@ def _check_projection(clip: Any) -> None:
     """The host tolerates text encoders without a projection; their pooled vector then means nothing to a picture."""
     model = clip.cond_stage_model
     tower = getattr(model, "clip_g", None) or getattr(model, str(getattr(model, "clip", "")), None)
-    projection = getattr(getattr(tower, "transformer", None), "text_projection", None)
-    weight = getattr(projection, "weight", None)
-    if weight is not None:
-        values = weight.detach().float().cpu()
-        filled = float((values != 0).float().mean())
-        usable = bool(torch.isfinite(values).all()) and math.isfinite(filled) and filled >= LEAST_FILLED
-        if usable and not torch.equal(values, torch.eye(*values.shape)):
-            return
+    if _is_trained(getattr(getattr(tower, "transformer", None), "text_projection", None)):
+        return
     raise ValueError(
         "clip has no text projection, so its words cannot be compared with pictures; "
         "load a full text encoder file such as clip_l.safetensors instead of the one inside a checkpoint"
     )
+
+
+def _is_trained(projection: Any) -> bool:
+    """Whether a linear layer holds weights of a training: neither unset memory nor the identity put in its place."""
+    weight = getattr(projection, "weight", None)
+    if weight is None:
+        return False
+    values = weight.detach().float().cpu()
+    sizes = values.abs()
+    share = float(((sizes > TRAINED[0]) & (sizes < TRAINED[1])).float().mean())
+    return bool(torch.isfinite(values).all()) and share >= LEAST_TRAINED

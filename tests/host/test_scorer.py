@@ -36,27 +36,38 @@ def test_the_embedded_scorer_is_the_librarys(pack: Pack, loaded: dict[str, Any])
     )
 
 
-def test_an_edit_of_the_host_is_encoded_and_decoded_as_the_librarys(
-    pack: Pack, loaded: dict[str, Any]
+def test_brackets_are_part_of_a_phrase(pack: Pack, loaded: dict[str, Any]) -> None:
+    """The host reads them as emphasis in prompts; a query is no prompt."""
+    library = pack("retouch_core.models.embedded").load_scorer()
+    phrases = ["(the red car:1.4)", "the (red) car", "((moon))", ""]
+    assert torch.allclose(loaded["scorer"].encode_texts(phrases), library.encode_texts(phrases), atol=1e-5)
+
+
+def test_a_phrase_that_is_cut_is_noted(pack: Pack, loaded: dict[str, Any]) -> None:
+    library = pack("retouch_core.models.embedded").load_scorer()
+    long = "the red car " * 20
+    with pack("nodes._host").noted() as notes:
+        host = loaded["scorer"].encode_texts([long])
+        assert len(notes) == 1 and "was cut" in notes[0]
+        assert torch.allclose(host, library.encode_texts([long]), atol=1e-5)
+
+
+def test_no_views_and_a_cancelled_run(
+    loaded: dict[str, Any],
 ) -> None:
-    editor = pack("retouch_core.models.embedded").load_editor()
-    image = torch.rand(1, 64, 48, 3, generator=torch.Generator().manual_seed(1))
-    scale = loaded["model"].get_model_object("latent_format").scale_factor
-    host = loaded["vae"].encode(image) * scale
-    assert torch.allclose(host, editor.encode(image), atol=1e-4)
-    assert torch.allclose(loaded["vae"].decode(host / scale), editor.decode(host), atol=1e-4)
-    words = loaded["clip"].encode_from_tokens_scheduled(loaded["clip"].tokenize("a blue fish"))[0][0]
-    assert torch.allclose(words, editor.encode_prompts(["a blue fish"]), atol=1e-4)
+    import comfy.model_management as management
 
+    scorer = loaded["scorer"]
+    side, width = scorer.image_size, scorer.encode_texts(["moon"]).shape[-1]
+    assert scorer.encode_images(torch.zeros(0, 3, side, side)).shape == (0, width)
 
-def test_unloading_leaves_none_of_ours(pack: Pack, loaded: dict[str, Any]) -> None:
-    import comfy.model_management
-
-    loaded["scorer"].encode_texts(["moon"])
-    loaded["scorer"].encode_images(torch.rand(1, 3, 64, 64))
-    assert comfy.model_management.loaded_models()
-    comfy.model_management.unload_all_models()
-    assert not comfy.model_management.loaded_models()
+    management.interrupt_current_processing()
+    with pytest.raises(management.InterruptProcessingException):
+        scorer.encode_images(torch.rand(1, 3, side, side))
+    management.interrupt_current_processing()
+    with pytest.raises(management.InterruptProcessingException):
+        scorer.encode_texts(["moon"])
+    management.interrupt_current_processing(False)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +103,8 @@ def pair(comfy: Path) -> tuple[Any, Any]:
     return whole, vision
 
 
-def text_half(whole: Any, projection: bool = True) -> Any:
-    """The text tower as a host CLIP with the tokenizer of SD1."""
+def text_half(whole: Any, projection: torch.Tensor | None = None) -> Any:
+    """The text tower as a host CLIP with the tokenizer of SD1; `projection` [D,D] in place of its own."""
     import comfy.sd
     import comfy.sd1_clip
     import comfy.supported_models_base
@@ -113,8 +124,8 @@ def text_half(whole: Any, projection: bool = True) -> Any:
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, Words)
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
     state = {k: v for k, v in whole.state_dict().items() if k.startswith("text_")}
-    if not projection:
-        state["text_projection.weight"] = torch.eye(64)
+    if projection is not None:
+        state["text_projection.weight"] = projection
     clip.load_sd(state)
     return clip
 
@@ -145,8 +156,11 @@ def test_halves_that_do_not_belong_together_are_refused(
     node = pack("nodes.scorer_from_clip").RetouchScorerFromCLIP
     with pytest.raises(ValueError, match="clip gives vectors of 128 numbers but clip_vision of 64"):
         node.execute(loaded["clip"], vision)
-    with pytest.raises(ValueError, match="clip has no text projection"):
-        node.execute(text_half(whole, projection=False), vision)
+    # What the host leaves where a file has no projection: nothing, the identity, or what the memory held.
+    junk = torch.randint(0, 2**31 - 2**24, (64, 64), generator=torch.Generator().manual_seed(5)).int()
+    for projection in (torch.zeros(64, 64), torch.eye(64), junk.view(torch.float32).nan_to_num()):
+        with pytest.raises(ValueError, match="clip has no text projection"):
+            node.execute(text_half(whole, projection), vision)
     with pytest.raises(ValueError, match="clip_vision is a"):
         node.execute(loaded["clip"], loaded["vae"])
     with pytest.raises(ValueError, match="clip is a"):

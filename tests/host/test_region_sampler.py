@@ -195,7 +195,9 @@ def test_every_sampler_of_the_host_runs_and_keeps_the_rest(run: Any, small: Any)
     for name in comfy.samplers.KSampler.SAMPLERS:
         both = run(sampler_name=name, candidates=2, cfg=2.0)
         alone = run(sampler_name=name, seed=1, cfg=2.0)
-        change = (both[1]["samples"][1] - alone[1]["samples"][0]).abs().max()
+        # Relative: a random network drives some latents to a hundred, where float32 itself is worth 1e-5.
+        size = alone[1]["samples"].abs().max().clamp(min=1)
+        change = (both[1]["samples"][1] - alone[1]["samples"][0]).abs().max() / size
         if not torch.equal(both[0][:, outside], image.expand(2, -1, -1, -1)[:, outside]):
             faults.append(f"{name} changed the rest")
         if not change <= 1e-4:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -138,12 +137,10 @@ def test_a_pair_of_the_host_scores_as_transformers_does(pack: Pack, pair: tuple[
     views = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-    # The host keeps weights of CLIP vision models in a type of its choice, fp16 as a rule, and computes in float32.
-    rounded = copy.deepcopy(whole).to(vision.dtype).float()
     with torch.no_grad():
-        hidden = rounded.vision_model(pixel_values=(views - mean) / std).pooler_output
-        seen = torch.nn.functional.normalize(rounded.visual_projection(hidden), dim=-1)
-    assert torch.allclose(scorer.encode_images(views), seen, atol=1e-5)
+        seen = whole.visual_projection(whole.vision_model(pixel_values=(views - mean) / std).pooler_output)
+    # The host keeps CLIP vision models in fp16.
+    assert torch.allclose(scorer.encode_images(views), torch.nn.functional.normalize(seen, dim=-1), atol=2e-3)
     ids = torch.tensor([[t[0] for t in clip.tokenize("the red car")["l"][0]]])
     with torch.no_grad():
         hidden = whole.text_model(input_ids=ids).pooler_output

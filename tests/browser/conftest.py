@@ -35,9 +35,13 @@ def _frontend() -> ModuleType:
     return sys.modules[name]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The browser, of the system or the one that playwright downloads."""
+    """The browser, of the system or the one that playwright downloads.
+
+    Not for the whole session: while playwright lives, an event loop runs in this thread, and asyncio.run of a later
+    test is refused.
+    """
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
@@ -52,9 +56,9 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def host_server(start_server: Callable[..., Any]) -> Iterator[Any]:
-    """One ComfyUI for all tests of this folder."""
+    """One ComfyUI for all tests of a file."""
     with start_server() as running:
         yield running
 

@@ -100,6 +100,38 @@ class Frontend:
         self.load(workflow, name)
         return dict(workflow)
 
+    def from_template_dialog(self, name: str) -> None:
+        """Open a template by mouse alone: Templates, our pack among the extensions, its card."""
+        self.page.get_by_role("button", name="Templates").click()
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_text(PACK, exact=True).click()
+        dialog.get_by_test_id(f"template-workflow-{name}").click()
+        dialog.wait_for(state="hidden")
+        self.page.wait_for_timeout(400)
+
+    def from_node_library(self, title: str) -> int:
+        """Put a node or a blueprint onto the canvas by mouse alone; its id."""
+        library = self.page.get_by_role("button", name="Node Library")
+        library.click()
+        before = set(self.page.evaluate("() => app.graph._nodes.map(node => node.id)"))
+        self.page.get_by_placeholder("Search").first.fill(title)
+        self.page.get_by_text(title, exact=True).first.click()
+        free = (SIZE["width"] // 2, SIZE["height"] - 150)
+        self.page.mouse.move(*free)
+        self.page.mouse.click(*free)
+        self.page.wait_for_function("n => app.graph._nodes.length > n", arg=len(before))
+        library.click()
+        (new,) = set(self.page.evaluate("() => app.graph._nodes.map(node => node.id)")) - before
+        return int(new)
+
+    def help_page(self, node: int) -> Any:
+        """Select a node and press the i of its toolbox; where the help page is shown."""
+        self.page.evaluate("id => app.canvas.selectNode(app.graph.getNodeById(id))", node)
+        self.page.get_by_test_id("info-button").click()
+        shown = self.page.locator(".node-help-content")
+        shown.wait_for()
+        return shown
+
     def workflow(self) -> dict[str, Any]:
         """What would be saved now."""
         return dict(
@@ -112,6 +144,14 @@ class Frontend:
         return {
             key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in nodes.items()
         }
+
+    def hasten(self, steps: int = 3) -> None:
+        """Let every sampler of the outer graph take few steps, where only the way through the graph is looked at."""
+        self.page.evaluate(
+            """steps => app.graph._nodes.flatMap(node => node.widgets ?? [])
+              .filter(widget => widget.name === 'steps').forEach(widget => { widget.value = steps; })""",
+            steps,
+        )
 
     def bypass(self, node: int, on: bool = True) -> None:
         """Switch the bypass of one node of the outer graph."""

@@ -75,6 +75,25 @@ def test_template_is_the_api_workflow(name: str, renderer: str, frontend: Callab
     assert values(page.workflow()) == values(workflow)
 
 
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_template_blueprint_and_help_are_found_by_mouse(
+    renderer: str, frontend: Callable[[str], Any]
+) -> None:
+    page = frontend(renderer)
+    page.from_template_dialog(STEPS)
+    assert page.prompt() == api(STEPS)
+
+    blueprint = page.from_node_library("Retouch by text")
+    added = page.page.evaluate("id => app.graph.getNodeById(id).inputs.map(input => input.name)", blueprint)
+    assert {"image", "query", "prompt", "model", "clip", "vae"} <= set(added)
+
+    (ranker,) = kinds(api(STEPS), "RetouchRankCandidates")
+    shown = page.help_page(int(ranker))
+    shown.get_by_role("heading", name="Inputs", exact=True).wait_for()
+    shown.locator("img").first.wait_for()
+    page.page.wait_for_function("() => document.querySelector('.node-help-content img')?.naturalWidth > 0")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_layout_is_readable(name: str) -> None:
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
@@ -120,6 +139,7 @@ def test_every_node_can_be_bypassed(
 ) -> None:
     page = frontend(renderer)
     workflow = page.template(name)
+    page.hasten()
     schemas = host_server.object_info()
     statuses = {}
     for node in workflow["nodes"]:

@@ -14,6 +14,7 @@ import torch
 from PIL.Image import Image as PillowImage
 from torch import Tensor
 
+from .editing.changed import changed, tightened
 from .editing.composite import composite
 from .editing.guidance import guided_denoiser
 from .editing.sampler import retouch_latent
@@ -24,6 +25,8 @@ from .ranking.rank import Ranking, rank, rank_removal
 from .recipes import DEFAULT, Recipe
 from .recipes import recipe as recipe_named
 from .regions.edit_mask import EditMask, edit_mask, surroundings
+from .regions.grid import cell_of
+from .regions.location import CELL_PHRASES, parse_location
 from .regions.search import Found, search
 from .report import Report, not_found
 from .sheet import contact_sheet
@@ -33,6 +36,7 @@ from .tensors.regions import Regions
 Progress = Callable[[float, str], None]
 """(share done in 0..1, what is going on); whatever it raises stops the run."""
 
+DENOISER_KINDS = ("any", "plain")
 BATCH = 8
 """Candidates that are sampled at once unless the caller says otherwise."""
 
@@ -44,8 +48,9 @@ class Result:
     Attributes:
         source: IMAGE [1,H,W,3], what was given.
         image: IMAGE [1,H,W,3] on the CPU, the best candidate, or the source where nothing was found.
-        mask: the composite mask, MASK [1,H,W]; where it is 0, `image` equals the source bit for bit.
+        mask: the composite mask, MASK [1,H,W]; where it is 0, `image` and every candidate equal the source bit for bit.
         candidates: IMAGE [m,H,W,3] in the order of their seeds; m = 0 where nothing was found.
+        candidate_masks: MASK [m,H,W], the part of `mask` that each candidate took; all alike without `change_min`.
         scores: [m], higher is better.
         best: index of the best candidate; 0 where there is none.
         regions: every entity of the picture with its score.
@@ -57,6 +62,7 @@ class Result:
     image: Tensor
     mask: Tensor
     candidates: Tensor
+    candidate_masks: Tensor
     scores: Tensor
     best: int
     regions: Regions
@@ -83,8 +89,11 @@ class Retoucher:
     Any models fit that fill the three roles of `models.protocols`.
     """
 
-    def __init__(self, segmenter: Segmenter, scorer: Scorer, editor: Editor) -> None:
-        self.segmenter, self.scorer, self.editor = segmenter, scorer, editor
+    def __init__(
+        self, segmenter: Segmenter, scorer: Scorer, editor: Editor, plain: Editor | None = None
+    ) -> None:
+        """`plain` is an editor without mask input, for the recipes that ask for one."""
+        self.segmenter, self.scorer, self.editor, self.plain = segmenter, scorer, editor, plain
 
     @classmethod
     def embedded(cls, folder: Path | None = None, *, device: torch.device | str | None = None) -> Retoucher:
@@ -96,7 +105,7 @@ class Retoucher:
         from .models.embedded import FOLDER, load_embedded
 
         parts = load_embedded(folder or FOLDER, device=device)
-        return cls(parts.segmenter, parts.scorer, parts.editor)
+        return cls(parts.segmenter, parts.scorer, parts.editor, parts.plain)
 
     @torch.no_grad()
     def retouch(
@@ -161,20 +170,32 @@ class Retoucher:
                     )
                 else:
                     found = _given(mask, image)
-            area = WorkFrame.fit((image.shape[1], image.shape[2]), self.editor.size)
-            edit = _edit_area(found, area, settings, self.editor.cell) if found.present else None
+            editor = self._editor_for(settings)
+            area = WorkFrame.fit((image.shape[1], image.shape[2]), editor.size)
+            edit = _edit_area(found, area, settings, editor.cell) if found.present else None
             if edit is None or not (edit.composite > 0).any():
                 report = self._nothing(image, found, query, prompt, recipe, seed, settings, clock, notes)
                 return _unchanged(image, found, report)
             tell(0.2, "painting")
             with clock("paint"):
                 work = area.to_work(seen)
-                latents = self._paint(work, edit, found.text or query, prompt, settings, seed, batch, tell)
+                z0 = self.editor.encode(work)
+                words = _words(prompt, edit, settings)
+                latents = _paint(
+                    editor, work, z0, edit, found.text or query, words, settings, seed, batch, tell
+                )
             with clock("decode"):
-                painted = torch.cat([area.from_work(self.editor.decode(z[None])).to(image) for z in latents])
+                decoded = torch.cat([editor.decode(z[None]) for z in latents])
+                painted = area.from_work(decoded).to(image)
                 soft = area.mask_from_work(edit.composite).to(image)
                 soft = soft * (area.mask_from_work(edit.painted) > 0)
-                made = composite(image, painted, soft)
+                own = soft.expand(len(painted), -1, -1)
+                if settings.change_min:
+                    own = _what_changed(editor.decode(z0), decoded, found, area, settings.change_min).to(
+                        image
+                    )
+                    own = torch.minimum(soft, own)
+                made = composite(image, painted, own)
             tell(0.9, "choosing")
             with clock("rank"):
                 ranking = self._rank(seen, made.clamp(0, 1), soft, found.text or query, prompt, settings)
@@ -189,7 +210,7 @@ class Retoucher:
             found=True,
             region_scores=_scores_of(found),
             selected=found.selected.nonzero()[:, 0].tolist(),
-            mask_share=float((soft > 0).float().mean()),
+            mask_share=float((own.amax(0) > 0).float().mean()),
             candidate_scores=ranking.scores.tolist(),
             ranking=ranking.order.tolist(),
             stages=found.regions.trace,
@@ -204,8 +225,9 @@ class Retoucher:
         return Result(
             image,
             made[best : best + 1],
-            soft,
+            own.amax(0, keepdim=True),
             made,
+            own,
             ranking.scores,
             best,
             found.regions,
@@ -213,61 +235,20 @@ class Retoucher:
             report,
         )
 
-    def _paint(
-        self,
-        work: Tensor,
-        edit: EditMask,
-        referring: str,
-        prompt: str,
-        settings: Recipe,
-        seed: int,
-        batch: int | None,
-        tell: Progress,
-    ) -> Tensor:
-        """Latents [m,C,h,w] of the candidates."""
-        editor = self.editor
-        scale = settings.scale if prompt else settings.removal_scale
-        z0 = editor.encode(work)
-        target, old, empty = editor.encode_prompts([prompt or settings.removal_prompt, referring, ""]).split(
-            1
-        )
-        extra: dict[str, Any] = {}
-        if editor.inpaint:
-            hole = (
-                edit.painted[..., None]
-                if settings.inpaint_input == "masked" or not prompt
-                else torch.zeros(1)
+    def _editor_for(self, settings: Recipe) -> Editor:
+        if settings.denoiser not in DENOISER_KINDS:
+            raise ValueError(
+                f"denoiser must be one of {', '.join(DENOISER_KINDS)}, got {settings.denoiser!r}; any suits every model"
             )
-            extra = {"mask": edit.latent, "masked_latents": editor.encode(torch.where(hole > 0, 0.5, work))}
-        denoise = guided_denoiser(
-            lambda x, sigma, told: editor.denoise(x, sigma, told, **extra),
-            target,
-            old if settings.lam > 0 else None,
-            empty,
-            scale,
-            settings.lam if prompt else 0.0,
-        )
-        sigmas = sigmas_of(editor.scheduler, settings.steps, settings.strength)
-        size = batch or BATCH
-        total = settings.candidates
-
-        def step(done: int, steps: int, _: Tensor, which: range) -> None:
-            share = (which.start + (which.stop - which.start) * done / steps) / total
-            tell(0.2 + 0.6 * share, f"painting, step {done} of {steps}")
-
-        return retouch_latent(
-            denoise,
-            z0,
-            edit.latent.to(z0),
-            sigmas,
-            seed=seed,
-            candidates=total,
-            start=settings.start,
-            noise_mode=settings.noise_mode,
-            progressive=settings.progressive,
-            batch=size,
-            callback=step,
-        )
+        if settings.denoiser == "any" or not self.editor.inpaint:
+            return self.editor
+        if self.plain is None:
+            warnings.warn(
+                "the recipe wants a denoiser without mask input, but only an inpainting one is there, which was used",
+                InputWarning,
+                stacklevel=3,
+            )
+        return self.plain or self.editor
 
     def _rank(
         self, source: Tensor, made: Tensor, soft: Tensor, query: str, prompt: str, settings: Recipe
@@ -320,6 +301,71 @@ class Retoucher:
         )
 
 
+def _words(prompt: str, edit: EditMask, settings: Recipe) -> str:
+    """The prompt, and where the recipe asks for it the part of the frame, unless the prompt names one itself."""
+    if not (prompt and settings.place_prompt) or parse_location(prompt).kind != "none":
+        return prompt
+    return f"{prompt} {CELL_PHRASES[cell_of(edit.painted[0] > 0)]}"
+
+
+def _paint(
+    editor: Editor,
+    work: Tensor,
+    z0: Tensor,
+    edit: EditMask,
+    referring: str,
+    words: str,
+    settings: Recipe,
+    seed: int,
+    batch: int | None,
+    tell: Progress,
+) -> Tensor:
+    """Latents [m,C,h,w] of the candidates."""
+    removal = not words
+    scale = settings.removal_scale if removal else settings.scale
+    target, old, empty = editor.encode_prompts([words or settings.removal_prompt, referring, ""]).split(1)
+    extra: dict[str, Any] = {}
+    if editor.inpaint:
+        hole = edit.painted[..., None] if settings.inpaint_input == "masked" or removal else torch.zeros(1)
+        extra = {"mask": edit.latent, "masked_latents": editor.encode(torch.where(hole > 0, 0.5, work))}
+    denoise = guided_denoiser(
+        lambda x, sigma, told: editor.denoise(x, sigma, told, **extra),
+        target,
+        old if settings.lam > 0 else None,
+        empty,
+        scale,
+        0.0 if removal else settings.lam,
+    )
+    sigmas = sigmas_of(editor.scheduler, settings.steps, settings.strength)
+    size = batch or BATCH
+    total = settings.candidates
+
+    def step(done: int, steps: int, _: Tensor, which: range) -> None:
+        share = (which.start + (which.stop - which.start) * done / steps) / total
+        tell(0.2 + 0.6 * share, f"painting, step {done} of {steps}")
+
+    return retouch_latent(
+        denoise,
+        z0,
+        edit.latent.to(z0),
+        sigmas,
+        seed=seed,
+        candidates=total,
+        start=settings.start,
+        noise_mode=settings.noise_mode,
+        progressive=settings.progressive,
+        batch=size,
+        callback=step,
+    )
+
+
+def _what_changed(before: Tensor, decoded: Tensor, found: Found, frame: WorkFrame, least: float) -> Tensor:
+    """MASK [m,H,W] of what each candidate, decoded [m,S,S,3], changed of the picture `before` [1,S,S,3]."""
+    core = frame.mask_to_work(found.regions.masks[found.selected].float()).amax(0, keepdim=True)
+    every = torch.ones_like(core)
+    return frame.mask_from_work(tightened(every, changed(decoded, before, least), core))
+
+
 def _settled(recipe: Recipe, candidates: int | None, steps: int | None) -> Recipe:
     for name, value in (("candidates", candidates), ("steps", steps)):
         if value is not None and (not isinstance(value, int) or value < 1):
@@ -367,7 +413,16 @@ def _unchanged(image: Tensor, found: Found, report: Report) -> Result:
     empty = image.new_zeros(1, *image.shape[1:3])
     nobody = torch.zeros(len(found.regions), dtype=torch.bool)
     return Result(
-        image, image.clone(), empty, image[:0], image.new_zeros(0), 0, found.regions, nobody, report
+        image,
+        image.clone(),
+        empty,
+        image[:0],
+        empty[:0],
+        image.new_zeros(0),
+        0,
+        found.regions,
+        nobody,
+        report,
     )
 
 

@@ -21,7 +21,12 @@ class Recipe:
         shape: `box` edits the box of the region, `mask` its silhouette; other entities stay closed either way.
         dilate: odd kernel size k on ROM's 64x64 grid (6); 1 grows nothing.
         feather: share of the longer side over which the composite fades, inside the edited area.
+        change_min: least difference of colour to the source that a candidate keeps; what differs less goes back to the
+            source (0 keeps all of the edited area).
         inpaint_input: what an inpainting denoiser sees of the old picture: `masked` or `unmasked` (9.3).
+        denoiser: `any`, or `plain`: one that sees neither mask nor masked picture, as the papers' blended sampling has it,
+            where the retoucher holds one.
+        place_prompt: whether the words for the denoiser also say in which part of the frame the region lies.
         steps, scale, lam, strength, start, noise_mode, progressive: sampling (8, 9).
         removal_scale, removal_prompt: guidance scale (1 means no guidance) and words for the denoiser where the prompt is
             empty.
@@ -47,7 +52,10 @@ class Recipe:
     shape: str = "box"
     dilate: int = 5
     feather: float = 0.024
+    change_min: float = 0.2
     inpaint_input: str = "masked"
+    denoiser: str = "any"
+    place_prompt: bool = False
     steps: int = 20
     scale: float = 3.0
     lam: float = 0.0
@@ -87,6 +95,7 @@ RECIPES: dict[str, Recipe] = {
             "beta": "the scorer's own logit scale",
             "dilate": "ROM (S03) fig. 8: under-coverage is worse than over-coverage",
             "shape": "ours: a new thing needs other room than the old one had",
+            "change_min": "ours, after DiffEdit 3.2: chosen on tune scenes",
             "scale": "ours: chosen on tune scenes (retouch_core/models/embedded/README.md)",
             "removal_prompt": "ours: nothing is seen in 20 of 20 tune candidates; with the empty prompt in 11 of 20",
             "rank_mode": "ROM (S03) 4.6",
@@ -101,6 +110,8 @@ RECIPES: dict[str, Recipe] = {
         shape="mask",
         dilate=1,
         feather=0.0,
+        change_min=0.0,
+        denoiser="plain",
         steps=50,
         scale=5.0,
         candidates=4,
@@ -110,6 +121,7 @@ RECIPES: dict[str, Recipe] = {
             "view": "S00 eq. 1 and 2: I * M on the whole frame",
             "template": "S00: the whole query, raw",
             "gate": "ours: S00 has none; nothing found must be a result",
+            "denoiser": "S00 3.3: blended latent diffusion over a text-to-image model",
             "threshold": "S00 3.2.2 after TRT; quantile reading",
             "u": "unpublished; between TRT's settings 0.6 and 0.95",
             "beta": "unpublished; OpenAI CLIP's logit scale",

@@ -22,6 +22,8 @@ from .quiet import quiet_loading
 FOLDER = Path(__file__).resolve().parent / "embedded"
 MANIFEST = "manifest.json"
 SCORER_NOTES = "scorer.json"
+DENOISERS = {"inpaint": "unet_inpaint", "blended": "unet_blended"}
+"""Denoisers of the bundle -> their folders: 9 channels with mask and masked picture, and 4 channels."""
 PARTS = ("vae", "clip", "unet_inpaint", "scheduler", SCORER_NOTES)
 
 
@@ -31,11 +33,12 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Embedded:
-    """The three roles that the main job needs."""
+    """The three roles that the main job needs; `plain` is the editor for blended sampling, which sees no mask."""
 
     segmenter: Segmenter
     scorer: ClipScorer
     editor: DiffusersEditor
+    plain: DiffusersEditor | None = None
 
 
 def check_bundle(folder: Path = FOLDER) -> None:
@@ -96,14 +99,16 @@ def load_scorer(folder: Path = FOLDER, parts: tuple[Any, Any] | None = None) -> 
     )
 
 
-def load_editor(folder: Path = FOLDER, parts: tuple[Any, Any] | None = None) -> DiffusersEditor:
-    """The embedded inpaint editor: autoencoder, frozen text tower of the scorer, 9-channel denoiser."""
+def load_editor(
+    folder: Path = FOLDER, parts: tuple[Any, Any] | None = None, denoiser: str = "inpaint"
+) -> DiffusersEditor:
+    """An embedded editor: autoencoder, frozen text tower of the scorer, and the denoiser of that name (`DENOISERS`)."""
     from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 
     model, tokenizer = parts or load_text_parts(folder)
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
     vae = AutoencoderTiny.from_pretrained(folder / "vae", **options).float()
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet_inpaint", **options).float()
+    unet = UNet2DConditionModel.from_pretrained(folder / DENOISERS[denoiser], **options).float()
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     return DiffusersEditor(vae, model.text_model, tokenizer, unet, scheduler)
 
@@ -120,7 +125,11 @@ def load_embedded(folder: Path = FOLDER, *, device: torch.device | str | None = 
     with quiet_loading():
         parts = load_text_parts(folder)
         scorer, editor = load_scorer(folder, parts), load_editor(folder, parts)
+        has_plain = (folder / DENOISERS["blended"]).is_dir()
+        plain = load_editor(folder, parts, "blended") if has_plain else None
     if device is not None:
         parts[0].to(device)
         editor.to(device)
-    return Embedded(GraphSegmenter(), scorer, editor)
+        if plain is not None:
+            plain.to(device)
+    return Embedded(GraphSegmenter(), scorer, editor, plain)

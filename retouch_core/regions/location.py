@@ -61,6 +61,19 @@ SIDES = {
 OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
+CELL_PHRASES: dict[Cell, str] = {
+    (0, 0): "at the top left",
+    (0, 1): "at the top",
+    (0, 2): "at the top right",
+    (1, 0): "on the left",
+    (1, 1): "in the center",
+    (1, 2): "on the right",
+    (2, 0): "at the bottom left",
+    (2, 1): "at the bottom",
+    (2, 2): "at the bottom right",
+}
+"""How each cell of the 3x3 grid is said; `parse_location` finds the cell among those it reads from it."""
+
 _OWN_SIDES = (
     # The body and what it wears; ROM's demo query is "left hand on girl".
     "hand arm leg foot feet eye ear wing paw cheek shoulder knee elbow glove shoe sock sleeve finger thumb toe ankle "

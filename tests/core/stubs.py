@@ -58,12 +58,13 @@ class ColourSegmenter:
 class ColourEditor:
     """Latents are colours of 8x8 cells in -1..1; the denoised estimate is the colour that the prompt names."""
 
-    cell, channels, size, inpaint = 8, 3, 64, False
+    cell, channels = 8, 3
 
-    def __init__(self, size: int = 64, broken: bool = False) -> None:
+    def __init__(self, size: int = 64, broken: bool = False, inpaint: bool = False) -> None:
         from diffusers import DDIMScheduler
 
-        self.size, self.broken = size, broken
+        self.size, self.broken, self.inpaint = size, broken, inpaint
+        self.told: list[str] = []
         self.scheduler: Any = DDIMScheduler(
             beta_schedule="scaled_linear", clip_sample=False, timestep_spacing="trailing"
         )
@@ -77,6 +78,7 @@ class ColourEditor:
         return torch.full_like(pixels, torch.nan) if self.broken else (pixels + 1).div(2).clamp(0, 1)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        self.told += prompts
         named = [[c for word, c in COLOURS.items() if word in prompt] for prompt in prompts]
         return torch.tensor([c[0] if c else (0.5, 0.5, 0.5) for c in named])[:, None] * 2 - 1
 

@@ -218,9 +218,10 @@ def test_merging_equals_its_definition(seed: int) -> None:
 
 
 def test_objects_of_scenes() -> None:
-    segmenter_module = pytest.importorskip("training.segmenter")
-    scenes = pytest.importorskip("training.world.scenes")
-    rows = [segmenter_module.measure(scenes.scene("tune", i), GraphSegmenter()) for i in range(12)]
+    from training.segmenter import measure
+    from training.world.scenes import scene
+
+    rows = [measure(scene("tune", i), GraphSegmenter()) for i in range(12)]
     ious = torch.tensor([iou for row in rows for iou in row.best])
     assert ious.mean() > 0.87
     assert (ious > 0.5).float().mean() >= 0.97

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retouch_core.regions.location import OWN_SIDES, Location, parse_location
+from retouch_core.regions.location import CELL_PHRASES, OWN_SIDES, Location, parse_location
 
 
 def column(number: int) -> frozenset[tuple[int, int]]:
@@ -297,3 +297,11 @@ def test_bad_input_is_one_sentence() -> None:
         parse_location("   ")
     with pytest.raises(TypeError, match="query must be text"):
         parse_location(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cell", sorted(CELL_PHRASES))
+def test_a_cell_is_said_in_words_that_are_read_as_a_place_with_it(cell: tuple[int, int]) -> None:
+    found = parse_location(f"a red car {CELL_PHRASES[cell]}")
+    assert found.text == "a red car" and cell in found.cells
+    # Corners and the middle are said exactly; a side is said as its whole row or column.
+    assert len(found.cells) == (1 if (cell[0] != 1 and cell[1] != 1) or cell == (1, 1) else 3)

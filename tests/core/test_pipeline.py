@@ -157,6 +157,53 @@ def test_a_mask_replaces_the_search() -> None:
         retoucher().retouch(image, "", "green", recipe=PLAIN, mask=torch.zeros(2, 64, 64))
 
 
+def test_what_hardly_changed_goes_back_to_the_source() -> None:
+    image = scene(**TWO)
+    roomy = replace(PLAIN, dilate=15)
+    kept = replace(roomy, change_min=0.0)
+    whole = retoucher().retouch(image, "red thing", "a grey thing", recipe=kept, candidates=2)
+    tight = retoucher().retouch(image, "red thing", "a grey thing", recipe=roomy, candidates=2)
+    red = (image[0] == torch.tensor([1.0, 0, 0])).all(-1)
+    assert (tight.mask[0][red] > 0).all()
+    assert int((tight.mask > 0).sum()) < 0.8 * int((whole.mask > 0).sum())
+    for result in (whole, tight):
+        assert torch.equal(result.mask, result.candidate_masks.amax(0, keepdim=True))
+        for made, own in zip(result.candidates, result.candidate_masks, strict=True):
+            assert torch.equal(made[own == 0], image[0][own == 0])
+    assert torch.equal(whole.candidate_masks[0], whole.candidate_masks[1])
+    # A strong edit is kept whole.
+    green = retoucher().retouch(image, "red thing", "green", recipe=roomy, candidates=1)
+    assert int((green.mask > 0).sum()) > 0.9 * int((whole.mask > 0).sum())
+
+
+def test_a_recipe_for_plain_denoisers_takes_the_plain_one() -> None:
+    image, settings = scene(**TWO), replace(PLAIN, denoiser="plain")
+    inpainting, plain = ColourEditor(inpaint=True), ColourEditor()
+    both = Retoucher(ColourSegmenter(), ColourScorer(), inpainting, plain)
+    both.retouch(image, "red thing", "green", recipe=settings, candidates=1)
+    assert (inpainting.calls, plain.calls) == (0, 4)
+    both.retouch(image, "red thing", "green", recipe=PLAIN, candidates=1)
+    assert (inpainting.calls, plain.calls) == (4, 4)
+    alone = Retoucher(ColourSegmenter(), ColourScorer(), inpainting)
+    with pytest.warns(InputWarning, match="wants a denoiser without mask input"):
+        result = alone.retouch(image, "red thing", "green", recipe=settings, candidates=1)
+    assert inpainting.calls == 8 and any("only an inpainting one" in text for text in result.report.warnings)
+    with pytest.raises(ValueError, match="denoiser must be one of any, plain, got 'best'"):
+        alone.retouch(image, "red thing", "green", recipe=replace(PLAIN, denoiser="best"))
+
+
+def test_the_prompt_says_where_if_the_recipe_wants_it() -> None:
+    image, settings = scene(red=(0.8, 0.2)), replace(PLAIN, place_prompt=True)
+    worker = retoucher()
+    worker.retouch(image, "red thing", "green", recipe=settings, candidates=1)
+    worker.retouch(image, "red thing", "green on the left", recipe=settings, candidates=1)
+    worker.retouch(image, "red thing", "green", recipe=PLAIN, candidates=1)
+    told = worker.editor.told[0::3]  # type: ignore[attr-defined]
+    assert told == ["green at the top right", "green on the left", "green"]
+    worker.retouch(image, "red thing", "", recipe=settings, candidates=1)
+    assert worker.editor.told[9] == "background"  # type: ignore[attr-defined]
+
+
 def test_progress_rises_to_one_and_cancels_within_a_step() -> None:
     seen: list[float] = []
     image = scene(**TWO)

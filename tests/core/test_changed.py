@@ -1,0 +1,73 @@
+"""What a candidate changed, against scikit-image's own example and by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from retouch_core.editing.changed import GROW_PX, LOW_SHARE, changed, difference, tightened
+
+
+def flat(*, side: int = 32, value: float = 0.5) -> torch.Tensor:
+    return torch.full((1, side, side, 3), value)
+
+
+def painted(*boxes: tuple[int, int, int, int, float]) -> torch.Tensor:
+    """A flat picture with boxes (x0, y0, x1, y1) brighter by some amount."""
+    picture = flat()
+    for x0, y0, x1, y1, more in boxes:
+        picture[:, y0:y1, x0:x1] += more
+    return picture
+
+
+def test_difference_is_the_root_mean_square_of_the_smoothed_channels() -> None:
+    picture = flat()
+    picture[0, 10:20, 10:20, 0] += 0.3
+    apart = difference(picture, flat())[0]
+    assert float(apart[15, 15]) == pytest.approx(0.3 / 3**0.5, abs=1e-6)
+    assert float(apart[5, 5]) == 0.0
+    # The corner of the box holds 4 of the 9 pixels around it.
+    assert float(apart[10, 10]) == pytest.approx(4 / 9 * 0.3 / 3**0.5, abs=1e-6)
+
+
+def test_weak_places_count_only_beside_strong_ones() -> None:
+    weak = 0.2 * (LOW_SHARE + 1) / 2
+    picture = painted((4, 4, 10, 10, 0.3), (10, 4, 16, 10, weak), (22, 22, 28, 28, weak))
+    found = changed(picture, flat(), 0.2)[0]
+    assert found[5:9, 5:15].all()
+    assert not found[20:30, 20:30].any()
+
+
+def test_candidates_are_looked_at_one_by_one() -> None:
+    pair = torch.cat([painted((4, 4, 10, 10, 0.3)), painted((20, 20, 26, 26, 0.3))])
+    found = changed(pair, flat(), 0.2)
+    assert found.shape == (2, 32, 32)
+    assert found[0, 7, 7] and not found[0, 23, 23]
+    assert found[1, 23, 23] and not found[1, 7, 7]
+
+
+def test_nothing_changed_is_nothing() -> None:
+    assert not changed(flat(), flat(), 0.2).any()
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.5, float("nan")])
+def test_a_threshold_outside_0_to_1_is_refused(least: float) -> None:
+    with pytest.raises(ValueError, match=r"least must lie in 0\.\.1, got .*; 0\.2 suits"):
+        changed(flat(), flat(), least)
+
+
+def test_tightened_is_the_grown_change_under_the_old_mask() -> None:
+    mask = torch.zeros(1, 32, 32)
+    mask[:, 2:30, 2:20] = 1.0
+    what = torch.zeros(1, 32, 32, dtype=torch.bool)
+    what[:, 10, 10] = True
+    core = torch.zeros(1, 32, 32)
+    core[:, 25, 18] = 1
+    tight = tightened(mask, what, core)
+    reach = GROW_PX - 1
+    assert (tight[0, 10 - reach : 11 + reach, 10 - reach : 11 + reach] == 1).all()
+    assert float(tight[0, 25, 18]) == 1.0
+    assert float(tight[0, 10, 10 + GROW_PX]) == pytest.approx(2 / 3)
+    assert float(tight[0, 10, 10 + GROW_PX + 2]) == 0.0
+    assert (tight <= mask).all()
+    assert float(tight[0, 25, 20]) == 0.0

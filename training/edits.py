@@ -1,9 +1,11 @@
-"""Training material of the denoiser: edit masks on the latent grid, and latents of scenes and of their masked copies."""
+"""Training material of the denoisers: edit masks on the latent grid, and latents of scenes and of their masked copies."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from retouch_core.tensors.regions import mask_boxes
 
 from .bundle import EMBEDDED, fingerprint
 from .loop import RUNS, autocast, device
-from .world.archive import Archive
+from .world.archive import Archive, draw_archive
 from .world.grounds import SIDE
 
 CELL = 8
@@ -25,6 +27,14 @@ MARGIN = 10
 """Largest margin of a box mask on each side, pixels; sides are drawn independently (aspect jitter)."""
 NEIGHBOUR = 0.06
 """A cell that is covered by another object to more than this share is never edited."""
+MASKS = 2
+"""Edit masks a scene: half of the time two of one object, otherwise one of each of two."""
+EMPTY, WHOLE = 0.3, 0.15
+"""Shares of scenes that also give an empty patch, and the whole ground."""
+NOTHING, GROUND = -1, -2
+"""Instead of a class: nothing is to be drawn there, or the ground from edge to edge."""
+CHUNK, BATCH = 500, 20
+"""Scenes of a file, and scenes encoded at once."""
 
 _Y, _X = torch.meshgrid(torch.arange(SIDE) + 0.5, torch.arange(SIDE) + 0.5, indexing="ij")
 
@@ -68,8 +78,8 @@ def edit_cells(own: Tensor, others: Tensor, stranger: Tensor, rng: random.Random
     return (snapped((area | own)[None])[0]) & (own_cells | ~crowded)
 
 
-def ground_cells(things: Tensor, rng: random.Random) -> Tensor | None:
-    """Cells bool [16,16] of a box or ellipse that holds no thing (bool [128,128]), or None where there is no room."""
+def empty_cells(things: Tensor, rng: random.Random) -> Tensor | None:
+    """Cells bool [16,16] of a box that holds no thing (bool [128,128]), or None where there is no room."""
     for _ in range(12):
         width, height = rng.randint(3, 8), rng.randint(3, 8)
         left, top = rng.randint(0, GRID - width), rng.randint(0, GRID - height)
@@ -82,22 +92,71 @@ def ground_cells(things: Tensor, rng: random.Random) -> Tensor | None:
 
 
 @dataclass(frozen=True)
-class Material:
-    """Latents of scenes and of their masked copies.
+class Samples:
+    """What to edit in scenes.
 
     Attributes:
-        scenes: half [N,4,16,16], scaled latents of whole scenes.
-        masked: half [K,4,16,16], scaled latents of the same with the edit cells grey.
         cells: bool [K,16,16].
         source: long [K], the scene of each sample.
-        about: long [K,4] (class, colour, place, ground); class -1 where nothing is to be drawn.
+        about: long [K,4] of (class, colour, ground, place), the class NOTHING or GROUND where no thing is drawn; the
+            place is the cell of the 3x3 grid, row by row, that holds the centre of the thing.
+    """
+
+    cells: Tensor
+    source: Tensor
+    about: Tensor
+
+
+def place_of(thing: list[int]) -> int:
+    """Cell 0..8 of the 3x3 grid with the centre of a thing (class, colour, place, x, y, side) of `Archive.things`."""
+    _, _, _, x, y, side = thing
+    column, row = (min(int((at + side / 2) * 3 / SIDE), 2) for at in (x, y))
+    return 3 * row + column
+
+
+def samples(world: Archive, rng: random.Random) -> Samples:
+    """Edits of every scene of `world`: `MASKS` of its things, and in some an empty patch or the whole ground."""
+    pairs = world.objects()
+    cells, source, about = [], [], []
+
+    def add(scene: int, area: Tensor, *facts: int) -> None:
+        cells.append(area)
+        source.append(scene)
+        about.append(facts)
+
+    for scene in range(len(world)):
+        owners, things, ground = world.owners[scene], world.things[scene].tolist(), int(world.grounds[scene])
+        present = [k for k in range(len(things)) if things[k][0] >= 0]
+        picked = [rng.choice(present)] * MASKS if rng.random() < 0.5 else rng.sample(present, len(present))
+        for k in picked[:MASKS]:
+            own = owners == k + 1
+            stranger = world.masks(pairs[rng.randrange(len(pairs))][None])[0]
+            area = edit_cells(own, (owners > 0) & ~own, stranger, rng)
+            add(scene, area, *things[k][:2], ground, place_of(things[k]))
+        empty = empty_cells(owners > 0, rng) if rng.random() < EMPTY else None
+        if empty is not None:
+            add(scene, empty, NOTHING, -1, ground, -1)
+        if rng.random() < WHOLE:
+            add(scene, snapped((owners == 0)[None])[0], GROUND, -1, ground, -1)
+    return Samples(torch.stack(cells), torch.tensor(source), torch.tensor(about))
+
+
+@dataclass(frozen=True)
+class Material:
+    """Scaled latents of scenes and of their masked copies.
+
+    Attributes:
+        scenes: half [N,4,16,16].
+        masked: half [K,4,16,16], the scene of each sample with its cells grey; [0,4,16,16] if it was not asked for.
+        edits: the K samples.
     """
 
     scenes: Tensor
     masked: Tensor
-    cells: Tensor
-    source: Tensor
-    about: Tensor
+    edits: Samples
+
+    def __len__(self) -> int:
+        return len(self.edits.source)
 
 
 @torch.no_grad()
@@ -108,48 +167,55 @@ def encode(model: torch.nn.Module, pixels: Tensor, scale: float) -> Tensor:
         return (model.encode(pixels).latents.float() * scale).half().cpu()  # type: ignore[operator]
 
 
-def prepare(world: Archive, count: int, *, masks: int = 2, empties: float = 0.4) -> Material:
-    """Latents of the first `count` scenes, `masks` edit masks a scene and an empty patch in a share of them.
-
-    The result is cached beside the runs.
-    """
+def _encoder() -> tuple[Any, float]:
     from diffusers import AutoencoderTiny
 
-    path = RUNS / f"material_{count}_{masks}_{fingerprint('vae')}.pt"
-    if path.exists():
-        return Material(**torch.load(path, weights_only=True))
     model = AutoencoderTiny.from_pretrained(EMBEDDED / "vae").float().eval().to(device())
-    model = model.to(memory_format=torch.channels_last)
-    scale, rng, batch = float(model.config.scaling_factor), random.Random(0), 20
-    pairs = world.objects()
-    columns: dict[str, list[Tensor]] = {"scenes": [], "masked": [], "cells": [], "source": [], "about": []}
-    for start in tqdm(range(0, count, batch), desc="encoding scenes"):
-        indices = torch.arange(start, min(start + batch, count))
-        pixels = world.pixels(indices)
-        columns["scenes"].append(encode(model, pixels, scale))
-        cells, source, about = [], [], []
-        for scene in indices.tolist():
-            owners, things = world.owners[scene], world.things[scene]
-            present = (things[:, 0] >= 0).nonzero()[:, 0].tolist()
-            for k in rng.sample(present, min(masks, len(present))):
-                own = owners == k + 1
-                stranger = world.masks(pairs[rng.randrange(len(pairs))][None])[0]
-                cells.append(edit_cells(own, (owners > 0) & ~own, stranger, rng))
-                source.append(scene)
-                about.append([*things[k, :3].tolist(), int(world.grounds[scene])])
-            if rng.random() < empties:
-                empty = ground_cells(owners > 0, rng)
-                if empty is not None:
-                    cells.append(empty)
-                    source.append(scene)
-                    about.append([-1, -1, -1, int(world.grounds[scene])])
-        grid, where = torch.stack(cells), torch.tensor(source)
-        hole = grid.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)[:, None]
-        columns["masked"].append(encode(model, pixels[where - start].masked_fill(hole, 0.5), scale))
-        columns["cells"].append(grid)
-        columns["source"].append(where)
-        columns["about"].append(torch.tensor(about))
-    stored = {k: torch.cat(v) for k, v in columns.items()}
-    RUNS.mkdir(parents=True, exist_ok=True)
-    torch.save(stored, path)
-    return Material(**stored)
+    return model.to(memory_format=torch.channels_last), float(model.config.scaling_factor)
+
+
+def _shard(folder: Path, start: int, encoder: tuple[Any, float], masked: bool) -> dict[str, Tensor]:
+    """The material of scenes start..start+CHUNK, from its files where they are there."""
+    plain, hidden = (folder / f"{kind}_{start}.pt" for kind in ("scenes", "masked"))
+    stored = torch.load(plain, weights_only=True) if plain.exists() else {}
+    if stored and (hidden.exists() or not masked):
+        return stored | (torch.load(hidden, weights_only=True) if masked else {})
+    world = draw_archive("train", start, CHUNK)
+    if not stored:
+        made = samples(world, random.Random(start))
+        latents = [encode(encoder[0], world.pixels(i), encoder[1]) for i in torch.arange(CHUNK).split(BATCH)]
+        stored = {"scenes": torch.cat(latents), **{f.name: getattr(made, f.name) for f in fields(made)}}
+        _save(stored, plain)
+    if masked and not hidden.exists():
+        parts = []
+        for cells, source in zip(stored["cells"].split(BATCH), stored["source"].split(BATCH), strict=True):
+            hole = cells.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)[:, None]
+            parts.append(encode(encoder[0], world.pixels(source).masked_fill(hole, 0.5), encoder[1]))
+        _save({"masked": torch.cat(parts)}, hidden)
+        stored["masked"] = torch.cat(parts)
+    return stored
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(tensors, partial)
+    partial.replace(path)
+
+
+def prepare(count: int, *, masked: bool = True) -> Material:
+    """Material of the first `count` training scenes (a multiple of CHUNK).
+
+    It is written beside the runs in files of CHUNK scenes, so that an interrupted preparation goes on where it was.
+    """
+    folder = RUNS / f"edits_{fingerprint('vae')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = _encoder()
+    columns: dict[str, list[Tensor]] = {"masked": [torch.zeros(0, 4, GRID, GRID, dtype=torch.half)]}
+    for start in tqdm(range(0, count, CHUNK), desc=f"encoding {CHUNK} scenes at a time"):
+        shard = _shard(folder, start, encoder, masked)
+        shard["source"] = shard["source"] + start
+        for name, value in shard.items():
+            columns.setdefault(name, []).append(value)
+    whole = {name: torch.cat(parts) for name, parts in columns.items()}
+    edits = Samples(whole["cells"], whole["source"], whole["about"])
+    return Material(whole["scenes"], whole["masked"], edits)

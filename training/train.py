@@ -1,8 +1,8 @@
 """Make the embedded models, one network after the other: each is finished before the next begins.
 
-python -m training.train [--only autoencoder decoder scorer calibrate denoiser judge] [--fresh]
+python -m training.train [--only autoencoder decoder polish scorer calibrate inpaint blended judge] [--fresh]
 
-Interrupted runs go on where they were. On two CPU cores the whole takes about two and a half hours.
+Interrupted runs go on where they were. On two CPU cores the whole takes about five hours.
 """
 
 from __future__ import annotations
@@ -16,8 +16,18 @@ import sys
 
 from .loop import RUNS
 
-PARTS = ("autoencoder", "decoder", "scorer", "calibrate", "denoiser", "judge")
-"""In this order: the scorer sees pictures through the autoencoder, and its text tower is frozen before the denoiser."""
+PARTS = {
+    "autoencoder": ("autoencoder",),
+    "decoder": ("decoder",),
+    "polish": ("polish",),
+    "scorer": ("scorer",),
+    "calibrate": ("calibrate",),
+    "inpaint": ("denoiser", "--kind", "inpaint"),
+    "blended": ("denoiser", "--kind", "blended"),
+    "judge": ("judge",),
+}
+"""Each part's module and arguments, in this order: the scorer sees pictures through the autoencoder, and its text tower
+is frozen before the denoisers."""
 
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
 """Keeps glibc from giving memory back after every step: half of the time went into page faults without it."""
@@ -25,7 +35,7 @@ MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument(
         "--fresh", action="store_true", help="forget earlier runs instead of going on with them"
     )
@@ -35,10 +45,10 @@ def main() -> None:
     settings = dict(os.environ)
     if platform.libc_ver()[0] == "glibc":
         settings = MALLOC | settings
-    for part in PARTS:
+    for part, (module, *options) in PARTS.items():
         if part in args.only:
             print(f"== {part}", flush=True)
-            subprocess.run([sys.executable, "-m", f"training.{part}"], env=settings, check=True)
+            subprocess.run([sys.executable, "-m", f"training.{module}", *options], env=settings, check=True)
 
 
 if __name__ == "__main__":

@@ -79,9 +79,7 @@ def test_a_wrong_class_fits_worse_than_the_right_one() -> None:
 @pytest.mark.parametrize("index", range(6))
 def test_what_was_drawn_is_the_exact_mask_without_the_shadow(index: int) -> None:
     made = scene("tune", 900 + index)
-    picture, ground = (
-        torch.from_numpy(d.image).float() / 255 for d in (made, draw(made.spec.without(0)))
-    )
+    picture, ground = (torch.from_numpy(d.image).float() / 255 for d in (made, draw(made.spec.without(0))))
     mask = torch.from_numpy(made.masks[0])
     everywhere = torch.ones(SIDE, SIDE, dtype=torch.bool)
     found = drawn(picture, ground, everywhere)

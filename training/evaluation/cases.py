@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..world.grounds import GROUND_NAMES
 from ..world.icons import CLASSES, COLOUR_NAMES
 from ..world.phrases import thing_phrase
 from ..world.scenes import Scene, Thing, scene
@@ -140,3 +141,19 @@ def edits(split: str, count: int, start: int = 0) -> Iterator[Case]:
         colour = rng.choice([c for c in COLOUR_NAMES if c != thing.colour])
         query = f"the {thing.colour} {thing.name}"
         yield Case(case.scene, query, case.target, "both", f"a {colour} {name}", name, colour)
+
+
+def removals(split: str, count: int, start: int = 0) -> Iterator[Case]:
+    """`count` scenes with an object, named by colour and class, that is to go."""
+    for case in naming(split, count, "both", start):
+        thing = case.scene.spec.things[case.target]
+        yield Case(case.scene, f"the {thing.colour} {thing.name}", case.target, "both")
+
+
+def grounds(split: str, count: int, start: int = 0) -> Iterator[Case]:
+    """`count` scenes whose ground is to become one of another kind; `name` is that kind, and the target is -1."""
+    for index in range(start, start + count):
+        drawn = scene(split, index)
+        rng = random.Random(f"{split}-ground-{index}")
+        kind = rng.choice([g for g in GROUND_NAMES if g != drawn.spec.ground])
+        yield Case(drawn, "the background", -1, "ground", kind, kind)

@@ -11,13 +11,16 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from retouch_core.models.protocols import Editor
 from retouch_core.pipeline import Result, Retoucher
 from retouch_core.recipes import Recipe, recipe
 
 from ..judge import NOTHING, Judge, crops_of
 from ..world.icons import CLASSES, COLOUR_NAMES
+from ..world.scenes import draw
 from .cases import Case
 from .search import ExactMasks, selects_mask
+from .silhouette import ENOUGH, NO_HALO, Halo, best_fit, drawn, halo, with_edge
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,14 @@ class Verdict:
 
     Attributes:
         found: whether the right object, and nothing else, was edited.
-        names, colours, both: bool [m]; leaked: bool [m], class and colour of the old object are still there.
+        names, colours: bool [m], the asked class and colour are seen.
+        leaked: bool [m], the class or the colour of the old object is seen.
         nothing: bool [m], no object is seen.
+        fits: [m], IoU of what was drawn with the best-fitting icon of the asked class.
         best: index of the best candidate by the ranking.
         untouched: whether the source is the same bit for bit wherever the mask is 0.
+        ring: error of the first candidate on edited ground that the source shows too.
+        uncovered: the same where the old object hid the ground.
     """
 
     found: bool
@@ -37,12 +44,21 @@ class Verdict:
     colours: Tensor
     leaked: Tensor
     nothing: Tensor
+    fits: Tensor
     best: int
     untouched: bool
+    ring: Halo = NO_HALO
+    uncovered: Halo = NO_HALO
 
     @property
     def both(self) -> Tensor:
+        """Class and colour are right: lenient about form."""
         return self.names & self.colours
+
+    @property
+    def strict(self) -> Tensor:
+        """Class, colour and silhouette are right."""
+        return self.both & (self.fits >= ENOUGH)
 
 
 def untouched(source: Tensor, result: Result) -> bool:
@@ -54,25 +70,46 @@ def untouched(source: Tensor, result: Result) -> bool:
 
 
 @torch.no_grad()
-def verdict(case: Case, result: Result, judge: Judge) -> Verdict:
+def read(judge: Judge, pictures: Tensor, area: Tensor) -> tuple[Tensor, Tensor]:
+    """Class (or NOTHING) and colour, long [m], in pictures [m,H,W,3] around `area` bool [1,H,W]."""
+    said, painted = judge(crops_of(pictures.movedim(-1, 1), area.expand(len(pictures), -1, -1)))
+    return said.argmax(1), painted.argmax(1)
+
+
+def without_target(case: Case) -> Tensor:
+    """The scene redrawn without the object, [H,W,3] in 0..1."""
+    return torch.from_numpy(draw(case.scene.spec.without(case.target)).image).float() / 255
+
+
+@torch.no_grad()
+def verdict(case: Case, result: Result, judge: Judge, editor: Editor) -> Verdict:
     """Judge the candidates of one case on the square around the mask of the edit."""
     thing = case.scene.spec.things[case.target]
     found = result.report.found and selects_mask(result.regions.masks[result.selected].any(0), case)
     count = len(result.candidates)
     if not count:
         no = torch.zeros(1, dtype=torch.bool)
-        return Verdict(False, no, no, no, ~no, 0, torch.equal(result.image, case.image))
-    crops = crops_of(result.candidates.movedim(-1, 1), (result.mask > 0).expand(count, -1, -1))
-    said, painted = judge(crops)
-    names, colours = said.argmax(1), painted.argmax(1)
+        same = torch.equal(result.image, case.image)
+        return Verdict(False, no, no, no, ~no, torch.zeros(1), 0, same)
+    area = result.mask > 0
+    said, painted = read(judge, result.candidates, area)
+    ground = without_target(case)
+    fits = [best_fit(drawn(made, ground, area[0]), case.name) for made in result.candidates]
+    restored = editor.decode(editor.encode(ground[None]))[0]
+    old = with_edge(case.masks[case.target])
+    bare = area[0] & ~with_edge(fits[0].mask)
     return Verdict(
         found,
-        names == CLASSES.index(case.name),
-        (colours == COLOUR_NAMES.index(case.colour)) & (names != NOTHING),
-        (names == CLASSES.index(thing.name)) & (colours == COLOUR_NAMES.index(thing.colour)),
-        names == NOTHING,
+        said == CLASSES.index(case.name),
+        (painted == COLOUR_NAMES.index(case.colour)) & (said != NOTHING),
+        (said != NOTHING)
+        & ((said == CLASSES.index(thing.name)) | (painted == COLOUR_NAMES.index(thing.colour))),
+        said == NOTHING,
+        torch.tensor([fit.iou for fit in fits]),
         result.best,
         untouched(case.image, result),
+        halo(result.candidates[0], ground, restored, bare & ~old),
+        halo(result.candidates[0], ground, restored, bare & old),
     )
 
 
@@ -103,7 +140,7 @@ def run(
             candidates=candidates,
             seed=seed + 100 * number,
         )
-        verdicts.append(verdict(case, result, judge))
+        verdicts.append(verdict(case, result, judge, retoucher.editor))
         if keep is not None:
             keep(number, case, result, verdicts[-1])
     return verdicts

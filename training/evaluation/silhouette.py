@@ -143,5 +143,5 @@ NO_HALO = Halo(0.0, 0.0, 0)
 
 def halo(edited: Tensor, ground: Tensor, restored: Tensor, where: Tensor) -> Halo:
     """Errors of [H,W,3] pictures against `ground` over the pixels `where` bool [H,W]."""
-    sums = [float((picture - ground)[where].double().square().sum()) for picture in (edited, restored)]
-    return Halo(*sums, 3 * int(where.sum()))
+    ours, own = (float((p - ground)[where].double().square().sum()) for p in (edited, restored))
+    return Halo(ours, own, 3 * int(where.sum()))

@@ -70,9 +70,22 @@ def pack(scenes: list[Scene]) -> tuple[np.ndarray, ...]:
     return images, owners, things, grounds
 
 
+def _arrays(split: str, start: int, count: int) -> tuple[np.ndarray, ...]:
+    return pack([scene(split, i, twins=i % TWIN_SHARE == 0) for i in range(start, start + count)])
+
+
 def _chunk(job: tuple[str, int]) -> tuple[np.ndarray, ...]:
-    split, start = job
-    return pack([scene(split, i, twins=i % TWIN_SHARE == 0) for i in range(start, start + CHUNK)])
+    return _arrays(*job, CHUNK)
+
+
+def _from_arrays(arrays: tuple[np.ndarray, ...]) -> Archive:
+    images, owners, things, grounds = (torch.from_numpy(a) for a in arrays)
+    return Archive(images, owners, things.long(), grounds.long())
+
+
+def draw_archive(split: str, start: int, count: int) -> Archive:
+    """The scenes start..start+count of a split, the same as in an `archive`, drawn at once in this process."""
+    return _from_arrays(_arrays(split, start, count))
 
 
 def archive(split: str, count: int) -> Archive:
@@ -90,5 +103,4 @@ def archive(split: str, count: int) -> Archive:
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, **dict(zip(("images", "owners", "things", "grounds"), arrays, strict=True)))
         partial.replace(path)
-    images, owners, things, grounds = (torch.from_numpy(a) for a in arrays)
-    return Archive(images, owners, things.long(), grounds.long())
+    return _from_arrays(arrays)

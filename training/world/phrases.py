@@ -26,6 +26,18 @@ PLACE_PHRASES: dict[str, tuple[str, ...]] = {
     "bottom": ("at the bottom", "in the lower part"),
     "center": ("in the center", "in the middle", "in the centre"),
 }
+CELL_PHRASES: tuple[tuple[str, ...], ...] = (
+    ("at the top left", "in the top left corner", "in the upper left"),
+    PLACE_PHRASES["top"],
+    ("at the top right", "in the top right corner", "in the upper right"),
+    PLACE_PHRASES["left"],
+    PLACE_PHRASES["center"],
+    PLACE_PHRASES["right"],
+    ("at the bottom left", "in the bottom left corner", "in the lower left"),
+    PLACE_PHRASES["bottom"],
+    ("at the bottom right", "in the bottom right corner", "in the lower right"),
+)
+"""Ways to say each cell of the 3x3 grid, row by row."""
 THING_FRAMES = (
     "{}",
     "{}",
@@ -112,3 +124,8 @@ def ground_phrase(kind: str | None, rng: random.Random) -> str:
     if kind is None:
         return rng.choice(("background", "the background", "the ground"))
     return rng.choice(GROUND_FRAMES).format(kind)
+
+
+def cell_phrase(cell: int, rng: random.Random) -> str:
+    """A phrase for one of the nine parts of the picture, counted row by row."""
+    return rng.choice(CELL_PHRASES[cell])

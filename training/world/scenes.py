@@ -71,6 +71,10 @@ class Spec:
         """The same scene with one object less."""
         return replace(self, things=self.things[:index] + self.things[index + 1 :])
 
+    def with_thing(self, index: int, thing: Thing) -> Spec:
+        """The same scene with another object in place of one."""
+        return replace(self, things=(*self.things[:index], thing, *self.things[index + 1 :]))
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -95,7 +99,8 @@ def _free_box(
     return None
 
 
-def _dress(rng: np.random.Generator, box: tuple[int, int, int], name: str, colour: str) -> Thing:
+def dress(rng: np.random.Generator, box: tuple[int, int, int], name: str, colour: str) -> Thing:
+    """A thing of that class and colour in a box (x, y, side), with a random pose and shade."""
     jitter = rng.integers(-COLOUR_JITTER, COLOUR_JITTER + 1, 3)
     rgb = tuple(int(np.clip(c + j, 0, 255)) for c, j in zip(COLOURS[colour], jitter, strict=True))
     flip, angle = bool(rng.random() < 0.5), float(rng.uniform(-MAX_ANGLE, MAX_ANGLE))
@@ -117,7 +122,7 @@ def random_spec(rng: np.random.Generator, *, twins: bool = False, at_least: int 
         name, colour = str(rng.choice(CLASSES)), str(rng.choice(COLOUR_NAMES))
         if twins and i == 1:
             name, colour = things[0].name, things[0].colour
-        things.append(_dress(rng, box, name, colour))
+        things.append(dress(rng, box, name, colour))
     return Spec(str(rng.choice(GROUND_NAMES)), int(rng.integers(2**31)), tuple(things))
 
 

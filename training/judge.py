@@ -1,4 +1,4 @@
-"""The judge: a classifier of class and colour that ranking never sees, used only to measure.
+"""The judge: a classifier of class, colour and ground that ranking never sees, used only to measure.
 
 python -m training.judge [--minutes 4] [--scenes 16000]
 """
@@ -19,17 +19,18 @@ from .loop import autocast, device, train
 from .scorer import restored_pictures
 from .views import window
 from .world.archive import Archive, archive
+from .world.grounds import GROUND_NAMES
 from .world.icons import CLASSES, COLOUR_NAMES
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "judge.safetensors"
-SIZE, BATCH, EMPTY = 64, 96, 8
-"""Crop side, crops in a batch, and how many of them show no object."""
+SIZE, BATCH, EMPTY, GROUNDS = 64, 96, 8, 24
+"""Crop side, crops in a batch, how many of them show no object, and how many whole pictures are read for their ground."""
 NOTHING = len(CLASSES)
 WIDTHS = (24, 48, 96, 128)
 
 
 class Judge(nn.Module):
-    """Crops [N,3,64,64] in 0..1 -> logits of class (and 'nothing') [N,17] and of colour [N,8]."""
+    """Crops [N,3,64,64] in 0..1 -> logits of class (and 'nothing') [N,17], of colour [N,8] and of ground [N,8]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,10 +47,11 @@ class Judge(nn.Module):
         self.features = nn.Sequential(*layers)
         self.name = nn.Linear(before, len(CLASSES) + 1)
         self.colour = nn.Linear(before, len(COLOUR_NAMES))
+        self.ground = nn.Linear(before, len(GROUND_NAMES))
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         seen = self.features(crops * 2 - 1).amax((2, 3))
-        return self.name(seen), self.colour(seen)
+        return self.name(seen), self.colour(seen), self.ground(seen)
 
 
 def crops_of(pixels: Tensor, masks: Tensor) -> Tensor:
@@ -57,6 +59,12 @@ def crops_of(pixels: Tensor, masks: Tensor) -> Tensor:
     boxes = mask_boxes(masks)
     half = (boxes[:, 2:] - boxes[:, :2]).amax(1) / 2
     return window(pixels, (boxes[:, :2] + boxes[:, 2:]) / 2, half, SIZE)
+
+
+def grounds_of(pixels: Tensor, things: Tensor) -> Tensor:
+    """What the judge reads a ground from: pictures [N,3,128,128] with grey instead of things bool [N,128,128]."""
+    hidden = F.max_pool2d(things[:, None].float(), 5, 1, 2) > 0
+    return F.interpolate(pixels.masked_fill(hidden, 0.5), size=(SIZE, SIZE), mode="area")
 
 
 def load(path: Path = WEIGHTS) -> Judge:
@@ -68,13 +76,35 @@ def load(path: Path = WEIGHTS) -> Judge:
     return judge.eval()
 
 
+def _pixels(world: Archive, restored: Tensor, scenes: Tensor) -> Tensor:
+    """Pictures [B,3,128,128], some of them through the autoencoder."""
+    pixels = world.pixels(scenes)
+    swap = (torch.rand(len(scenes)) < 0.4) & (scenes < len(restored))
+    pixels[swap] = restored[scenes[swap]].permute(0, 3, 1, 2).float() / 255
+    return pixels
+
+
+def _soiled(crops: Tensor) -> Tensor:
+    """Crops with some blur, brightness and noise."""
+    count = len(crops)
+    soft = F.interpolate(F.avg_pool2d(crops, 2), scale_factor=2, mode="bilinear")
+    crops = torch.lerp(crops, soft, torch.rand(count, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.4))
+    crops = crops * (1 + 0.1 * (torch.rand(count, 1, 1, 1) - 0.5)) + 0.015 * torch.randn_like(crops)
+    return crops.clamp(0, 1)
+
+
+def _grounds(world: Archive, restored: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures without their things, and the kinds of their grounds [B]."""
+    scenes = torch.randint(len(world), (GROUNDS,))
+    crops = grounds_of(_pixels(world, restored, scenes), world.owners[scenes] > 0)
+    return _soiled(crops), world.grounds[scenes]
+
+
 def _batch(world: Archive, restored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Crops with jitter, noise and blur; classes [B] with NOTHING for empty ground; colours [B]."""
     pairs = world.objects()
     pairs = pairs[torch.randint(len(pairs), (BATCH,))]
-    pixels = world.pixels(pairs[:, 0])
-    swap = (torch.rand(BATCH) < 0.4) & (pairs[:, 0] < len(restored))
-    pixels[swap] = restored[pairs[swap, 0]].permute(0, 3, 1, 2).float() / 255
+    pixels = _pixels(world, restored, pairs[:, 0])
     boxes = mask_boxes(world.masks(pairs))
     longer = (boxes[:, 2:] - boxes[:, :2]).amax(1)
     half = longer / 2 * (1.05 + 0.55 * torch.rand(BATCH)) + 2
@@ -93,11 +123,7 @@ def _batch(world: Archive, restored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             if seen.float().mean() < 0.02:
                 centre[i], half[i], names[i] = torch.tensor([x, y]), reach, NOTHING
                 break
-    crops = window(pixels, centre, half, SIZE)
-    soft = F.interpolate(F.avg_pool2d(crops, 2), scale_factor=2, mode="bilinear")
-    crops = torch.lerp(crops, soft, torch.rand(BATCH, 1, 1, 1) * (torch.rand(BATCH, 1, 1, 1) < 0.4))
-    crops = crops * (1 + 0.1 * (torch.rand(BATCH, 1, 1, 1) - 0.5)) + 0.015 * torch.randn_like(crops)
-    return crops.clamp(0, 1), names, colours
+    return _soiled(window(pixels, centre, half, SIZE)), names, colours
 
 
 @torch.no_grad()
@@ -108,10 +134,16 @@ def ceiling(judge: Judge, world: Archive, count: int = 250) -> dict[str, float]:
     masks = F.max_pool2d(world.masks(pairs)[:, None].float(), 9, 1, 4)[:, 0] > 0
     parts = zip(world.pixels(pairs[:, 0]).split(128), masks.split(128), strict=True)
     out = [judge(crops_of(p, m).to(next(judge.parameters()).device)) for p, m in parts]
-    names, colours = (torch.cat(column).argmax(1).cpu() for column in zip(*out, strict=True))
+    names, colours, _ = (torch.cat(column).argmax(1).cpu() for column in zip(*out, strict=True))
     truth = world.things[pairs[:, 0], pairs[:, 1], :2]
     right = torch.stack([names == truth[:, 0], colours == truth[:, 1]], 1)
-    return {"class": float(right[:, 0].float().mean()), "both": float(right.all(1).float().mean())}
+    whole = grounds_of(world.pixels(torch.arange(count)), world.owners[:count] > 0)
+    kinds = judge(whole.to(next(judge.parameters()).device))[2].argmax(1).cpu()
+    return {
+        "class": float(right[:, 0].float().mean()),
+        "both": float(right.all(1).float().mean()),
+        "ground": float((kinds == world.grounds[:count]).float().mean()),
+    }
 
 
 def main() -> None:
@@ -130,10 +162,16 @@ def main() -> None:
 
     def step(progress: float) -> Tensor:
         crops, names, colours = (t.to(device()) for t in _batch(world, restored))
+        whole, kinds = (t.to(device()) for t in _grounds(world, restored))
         with autocast():
-            said, painted = judge(crops)
+            said, painted, stood = judge(torch.cat([crops, whole]))
         shown = names < NOTHING
-        return F.cross_entropy(said.float(), names) + F.cross_entropy(painted.float()[shown], colours[shown])
+        losses = (
+            F.cross_entropy(said[:BATCH].float(), names),
+            F.cross_entropy(painted[:BATCH].float()[shown], colours[shown]),
+            F.cross_entropy(stood[BATCH:].float(), kinds),
+        )
+        return torch.stack(losses).sum()
 
     average = train(
         "judge", judge, optimiser, step, minutes=args.minutes, report=lambda: ceiling(judge, tune), rate=3e-3

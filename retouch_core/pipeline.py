@@ -50,6 +50,7 @@ class Result:
         image: IMAGE [1,H,W,3] on the CPU, the best candidate, or the source where nothing was found.
         mask: the composite mask, MASK [1,H,W]; where it is 0, `image` and every candidate equal the source bit for bit.
         candidates: IMAGE [m,H,W,3] in the order of their seeds; m = 0 where nothing was found.
+        area: MASK [1,H,W], the composite mask before what hardly changed was taken out of it.
         candidate_masks: MASK [m,H,W], the part of `mask` that each candidate took; all alike without `change_min`.
         scores: [m], higher is better.
         best: index of the best candidate; 0 where there is none.
@@ -62,6 +63,7 @@ class Result:
     image: Tensor
     mask: Tensor
     candidates: Tensor
+    area: Tensor
     candidate_masks: Tensor
     scores: Tensor
     best: int
@@ -227,6 +229,7 @@ class Retoucher:
             made[best : best + 1],
             own.amax(0, keepdim=True),
             made,
+            soft,
             own,
             ranking.scores,
             best,
@@ -417,6 +420,7 @@ def _unchanged(image: Tensor, found: Found, report: Report) -> Result:
         image.clone(),
         empty,
         image[:0],
+        empty,
         empty[:0],
         image.new_zeros(0),
         0,

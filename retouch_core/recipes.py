@@ -101,6 +101,18 @@ RECIPES: dict[str, Recipe] = {
             "rank_mode": "ROM (S03) 4.6",
         },
     ),
+    "blended": Recipe(
+        title="Blended latent diffusion",
+        summary="the default with a denoiser that sees neither mask nor masked picture, told where to draw in words",
+        denoiser="plain",
+        place_prompt=True,
+        scale=5.0,
+        sources={
+            "denoiser": "blended latent diffusion (Avrahami et al. 2023), as S00 3.3 and ROM (S03) use it",
+            "place_prompt": "ours: a noisy latent alone does not say where there is room",
+            "scale": "ours: chosen on tune scenes (retouch_core/models/embedded/README.md)",
+        },
+    ),
     "s00": Recipe(
         title="Text-guided mask-free local retouching (S00)",
         summary="entities, whole-frame views, adaptive threshold, nine-cell location, blended latent diffusion, CMA + IQA",

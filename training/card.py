@@ -14,16 +14,17 @@ from typing import Any
 from retouch_core.models.embedded import SCORER_NOTES
 
 from .bundle import EMBEDDED
-from .evaluation.numbers import Row, Share
+from .evaluation.numbers import Estimate, Row, Share
 from .loop import LOGS
 
-TRAINED = ("autoencoder", "decoder", "scorer", "denoiser")
-"""Runs with a log, in their order; `decoder` polishes the autoencoder's with its encoder frozen."""
+TRAINED = ("autoencoder", "decoder", "polish", "scorer", "inpaint", "blended")
+"""Runs with a log, in their order; `decoder` goes on with the encoder frozen, `polish` with both halves."""
 
 PARTS = {
     "vae": "`AutoencoderTiny`, default layout: 64 wide, 4 latent channels, 8x down",
     "clip": "`CLIPModel`: vision 64 px, patch 8, width 128 x 4; text width 128 x 3, 16 tokens; projection 128",
     "unet_inpaint": "`UNet2DConditionModel`, 9 to 4 channels, widths 64 and 128, cross-attention on both levels, v-prediction",
+    "unet_blended": "the same with 4 channels, for blended sampling: it sees neither mask nor masked picture",
 }
 
 TEXT = """# Embedded models
@@ -80,7 +81,7 @@ def last_line(name: str) -> dict[str, str]:
 def shown(entry: dict[str, Any]) -> str:
     value = entry["value"]
     if isinstance(value, dict):
-        value = Share(value["right"], value["count"])
+        value = Share(value["right"], value["count"]) if "right" in value else Estimate(**value)
     return Row(entry["name"], value).shown
 
 

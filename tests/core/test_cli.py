@@ -93,6 +93,7 @@ class StandIn:
             image=made[:1] if found else image,
             mask=regions.select(selected).union(),
             candidates=made,
+            area=regions.select(selected).union(),
             candidate_masks=regions.select(selected).union().expand(m, -1, -1),
             scores=torch.ones(m),
             best=0,
@@ -196,7 +197,7 @@ def test_what_reading_repaired_is_reported(photo: Path, tmp_path: Path, capsys: 
         (["photo.png", "--query", "a", "--prompt", "b", "-o", "photo.png/x"], "output folder"),
         (
             ["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--recipe", "s99"],
-            "choose one of default, s00",
+            "choose one of default, blended, s00",
         ),
         (["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--candidates", "0"], "got '0'"),
         (["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--seed", "-1"], "got '-1'"),

@@ -171,6 +171,7 @@ def test_what_hardly_changed_goes_back_to_the_source() -> None:
         for made, own in zip(result.candidates, result.candidate_masks, strict=True):
             assert torch.equal(made[own == 0], image[0][own == 0])
     assert torch.equal(whole.candidate_masks[0], whole.candidate_masks[1])
+    assert torch.equal(whole.mask, whole.area) and torch.equal(tight.area, whole.area)
     # A strong edit is kept whole.
     green = retoucher().retouch(image, "red thing", "green", recipe=roomy, candidates=1)
     assert int((green.mask > 0).sum()) > 0.9 * int((whole.mask > 0).sum())
@@ -257,7 +258,7 @@ GOOD: dict[str, Any] = {"image": scene(**TWO), "query": "red thing", "prompt": "
         ({"query": "   "}, ValueError, r"query is empty"),
         ({"query": 3}, TypeError, r"query must be text, got int"),
         ({"prompt": None}, TypeError, r"prompt must be text, got NoneType"),
-        ({"recipe": "s99"}, ValueError, r"recipe 's99' does not exist; choose one of default, s00"),
+        ({"recipe": "s99"}, ValueError, r"recipe 's99' does not exist; choose one of default, blended, s00"),
         ({"candidates": 0}, ValueError, r"candidates must be a whole number from 1 up, got 0"),
         ({"steps": 0}, ValueError, r"steps must be a whole number from 1 up, got 0"),
         ({"seed": -1}, ValueError, r"seed must be a whole number from 0 up, got -1"),

@@ -1,14 +1,12 @@
-"""How well things are edited: the judge's verdict, untouched pixels, time, and a sheet to look at."""
+"""How well things are edited: the judge's verdict, untouched pixels, time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from retouch_core.models.protocols import Editor
@@ -17,7 +15,7 @@ from retouch_core.recipes import Recipe, recipe
 
 from ..judge import NOTHING, Judge, crops_of
 from ..world.icons import CLASSES, COLOUR_NAMES
-from ..world.scenes import draw
+from ..world.scenes import Spec, draw
 from .cases import Case
 from .search import ExactMasks, selects_mask
 from .silhouette import ENOUGH, NO_HALO, Halo, best_fit, drawn, halo, with_edge
@@ -35,7 +33,8 @@ class Verdict:
         fits: [m], IoU of what was drawn with the best-fitting icon of the asked class.
         best: index of the best candidate by the ranking.
         untouched: whether the source is the same bit for bit wherever the mask is 0.
-        ring: error of the first candidate on edited ground that the source shows too.
+        ring: error of the first candidate on the ground of the area to edit that the source shows too.
+        kept: the same on the part of it that the candidate kept for itself.
         uncovered: the same where the old object hid the ground.
     """
 
@@ -48,6 +47,7 @@ class Verdict:
     best: int
     untouched: bool
     ring: Halo = NO_HALO
+    kept: Halo = NO_HALO
     uncovered: Halo = NO_HALO
 
     @property
@@ -72,18 +72,35 @@ def untouched(source: Tensor, result: Result) -> bool:
 @torch.no_grad()
 def read(judge: Judge, pictures: Tensor, area: Tensor) -> tuple[Tensor, Tensor]:
     """Class (or NOTHING) and colour, long [m], in pictures [m,H,W,3] around `area` bool [1,H,W]."""
-    said, painted = judge(crops_of(pictures.movedim(-1, 1), area.expand(len(pictures), -1, -1)))
+    said, painted, _ = judge(crops_of(pictures.movedim(-1, 1), area.expand(len(pictures), -1, -1)))
     return said.argmax(1), painted.argmax(1)
+
+
+def redrawn(spec: Spec) -> Tensor:
+    """A scene as [H,W,3] in 0..1."""
+    return torch.from_numpy(draw(spec).image).float() / 255
 
 
 def without_target(case: Case) -> Tensor:
     """The scene redrawn without the object, [H,W,3] in 0..1."""
-    return torch.from_numpy(draw(case.scene.spec.without(case.target)).image).float() / 255
+    return redrawn(case.scene.spec.without(case.target))
+
+
+def alone(case: Case, pictures: Tensor, area: Tensor) -> Tensor:
+    """Pictures [m,H,W,3] with bare ground instead of the neighbours outside `area` bool [1,H,W].
+
+    The judge's square may hold a part of a neighbour, which is not what it is asked about.
+    """
+    rest = [mask for k, mask in enumerate(case.masks) if k != case.target]
+    if not rest:
+        return pictures
+    hidden = with_edge(torch.stack(rest).any(0)) & ~area[0]
+    return torch.where(hidden[:, :, None], redrawn(replace(case.scene.spec, things=())), pictures)
 
 
 @torch.no_grad()
 def verdict(case: Case, result: Result, judge: Judge, editor: Editor) -> Verdict:
-    """Judge the candidates of one case on the square around the mask of the edit."""
+    """Judge the candidates of one case on the square around the area to edit."""
     thing = case.scene.spec.things[case.target]
     found = result.report.found and selects_mask(result.regions.masks[result.selected].any(0), case)
     count = len(result.candidates)
@@ -91,8 +108,8 @@ def verdict(case: Case, result: Result, judge: Judge, editor: Editor) -> Verdict
         no = torch.zeros(1, dtype=torch.bool)
         same = torch.equal(result.image, case.image)
         return Verdict(False, no, no, no, ~no, torch.zeros(1), 0, same)
-    area = result.mask > 0
-    said, painted = read(judge, result.candidates, area)
+    area = result.area > 0
+    said, painted = read(judge, alone(case, result.candidates, area), area)
     ground = without_target(case)
     fits = [best_fit(drawn(made, ground, area[0]), case.name) for made in result.candidates]
     restored = editor.decode(editor.encode(ground[None]))[0]
@@ -109,6 +126,7 @@ def verdict(case: Case, result: Result, judge: Judge, editor: Editor) -> Verdict
         result.best,
         untouched(case.image, result),
         halo(result.candidates[0], ground, restored, bare & ~old),
+        halo(result.candidates[0], ground, restored, bare & ~old & (result.candidate_masks[0] > 0)),
         halo(result.candidates[0], ground, restored, bare & old),
     )
 
@@ -131,7 +149,7 @@ def run(
     verdicts = []
     for number, case in enumerate(cases):
         segmenter = ExactMasks(case.masks) if exact else retoucher.segmenter
-        worker = Retoucher(segmenter, retoucher.scorer, retoucher.editor)
+        worker = Retoucher(segmenter, retoucher.scorer, retoucher.editor, retoucher.plain)
         result = worker.retouch(
             case.image,
             case.query,
@@ -154,20 +172,3 @@ def seconds_per_retouch(case: Case, retoucher: Retoucher, repeats: int = 5) -> f
         retoucher.retouch(case.image, case.query, case.prompt, candidates=4, steps=20)
         times.append(time.perf_counter() - begun)
     return sorted(times[1:])[repeats // 2]
-
-
-def edit_sheet(pairs: Sequence[tuple[Case, Result]], path: Path, *, zoom: int = 4, columns: int = 3) -> None:
-    """Input beside the chosen result, enlarged by repetition of pixels, with query and prompt above."""
-    side, head, gap = 128 * zoom, 34, 12
-    rows = -(-len(pairs) // columns)
-    sheet = Image.new("RGB", (columns * (2 * side + gap) - gap, rows * (side + head)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=22)
-    for i, (case, result) in enumerate(pairs):
-        x, y = i % columns * (2 * side + gap), i // columns * (side + head)
-        draw.text((x + 4, y + 4), f"{i + 1}. {case.query} becomes {case.prompt}", fill="black", font=font)
-        for k, image in enumerate((case.image, result.image)):
-            pixels = (image[0] * 255).round().byte().numpy()
-            big = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
-            sheet.paste(big, (x + k * side, y + head))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, quality=88)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from retouch_core.regions.search import Found, search
 
 from ..world.scenes import scene
 from .cases import Case
-from .numbers import Share
+from .numbers import Estimate, Share
 
 RIGHT_IOU = 0.5
 
@@ -87,8 +86,8 @@ def presence_rows(
     }
 
 
-def entity_rows(split: str, count: int, segmenter: Segmenter) -> dict[str, Any]:
-    """Best IoU of every object among the entities, mean and share above 0.5."""
+def entity_rows(split: str, count: int, segmenter: Segmenter) -> tuple[Estimate, Share]:
+    """Best IoU of every object among the entities: mean, and share above 0.5."""
     best: list[float] = []
     for index in range(count):
         drawn = scene(split, index)
@@ -100,8 +99,4 @@ def entity_rows(split: str, count: int, segmenter: Segmenter) -> dict[str, Any]:
                 best.append(float(mask_iou(regions.masks.float(), target).max()))
             else:
                 best.append(0.0)
-    values = torch.tensor(best)
-    return {
-        "segmenter: mean best IoU of objects": float(values.mean()),
-        "segmenter: recall at IoU 0.5": Share.of([v > RIGHT_IOU for v in best]),
-    }
+    return Estimate.mean(best), Share.of([v > RIGHT_IOU for v in best])

@@ -16,6 +16,7 @@ from ..retouch_core.report import plain
 from ..retouch_core.tensors.checks import check_batches, check_image, check_range, clamped, fit_mask
 from . import _conditioning, _host, _latents, _sampling
 from ._guider import ConditionalCFGGuider, guider_of
+from ._kept import Keep
 
 INPAINT_INPUTS = ["masked", "unmasked"]
 MAX_CFG = 100.0
@@ -180,23 +181,46 @@ def repaint(
     return torch.where(_latents.like_latent(cells, source) > 0, samples.to(source), source), pictures, size
 
 
-def paste(scene: Scene, vae: Any, samples: Tensor, pictures: list[int], size: int) -> Tensor:
-    """Decode latents [N,C,...] and lay them over the pictures: IMAGE [N,H,W,3], or [N*T,H,W,3] for T frames."""
+def paste(
+    scene: Scene, vae: Any, samples: Tensor, pictures: list[int], size: int, keep: Keep | None = None
+) -> tuple[Tensor, Tensor]:
+    """Decode latents [N,C,...] and lay them over the pictures.
+
+    Returns:
+        IMAGE [N,H,W,3], or [N*T,H,W,3] for T frames, and the MASK of each, or the one of all.
+    """
     made: list[Tensor] = []
+    masks: list[Tensor] = []
+    restored: dict[int, Tensor] = {}
     height, width = scene.image.shape[1:3]
     for first in range(0, len(samples), size):
         _host.check_cancelled()
-        part = samples[first : first + size]
+        part, of = samples[first : first + size], pictures[first : first + size]
         painted = _latents.decode(vae, part, (height, width))
-        rows = [k for k in pictures[first : first + size] for _ in range(len(painted) // len(part))]
+        rows = [k for k in of for _ in range(len(painted) // len(part))]
         source = scene.image[rows]
-        made.append(composite(source, painted, scene.of_rows(scene.mask, rows).to(source)))
-    return torch.cat(made)
+        mask = scene.of_rows(scene.mask, rows).to(source)
+        if keep is not None:
+            for k in {*of} - {*restored}:
+                restored[k] = _latents.decode(vae, scene.latents[k : k + 1], (height, width)).to(painted)
+            mask = keep.of(mask, painted, torch.cat([restored[k] for k in of]), rows)
+            masks.append(mask)
+        made.append(composite(source, painted, mask))
+    return torch.cat(made), torch.cat(masks) if masks else scene.mask
 
 
-def report_of(scene: Scene, widgets: Widgets, made: int, size: int, notes: list[str]) -> str:
+def union_of(scene: Scene, masks: Tensor, pictures: list[int]) -> Tensor:
+    """MASK [P,H,W] of what any candidate of each picture took of [N*T,H,W]; nothing where there is none."""
+    frames = len(masks) // max(1, len(pictures))
+    out = masks.new_zeros(len(scene.image), *masks.shape[1:])
+    for mask, k in zip(masks, (k for k in pictures for _ in range(frames)), strict=True):
+        out[k] = torch.maximum(out[k], mask)
+    return out
+
+
+def report_of(scene: Scene, widgets: Widgets, taken: Tensor, made: int, size: int, notes: list[str]) -> str:
     """What was done, to read and to repeat: a sentence, then the values as JSON."""
-    share = float((scene.mask > 0).float().mean())
+    share = float((taken > 0).float().mean())
     height, width = scene.image.shape[1:3]
     calls = math.ceil(made / size) if size else 0
     said = f"{made} candidates of {width}x{height} px in {calls} calls; the mask covers {100 * share:.1f} %."

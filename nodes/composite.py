@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..retouch_core.editing.composite import composite
 from ..retouch_core.tensors.checks import check_batches, check_image, fit_mask
-from . import _host, _types
+from . import _host, _kept, _types
+from ._kept import CHANGE_MIN
 
 LOST_BY_ENCODING = 16
 """Pixels that the host's VAE Encode may crop from a side, half of them before it: less than a cell of the latent."""
@@ -60,6 +61,23 @@ class RetouchComposite(io.ComfyNode):
                     "source", tooltip="The picture before the edit: one, or one for each edited picture."
                 ),
                 io.Mask.Input("mask", tooltip="Where the edit shows; soft values mix. One, or one for each."),
+                io.Mask.Input(
+                    "region",
+                    optional=True,
+                    tooltip="The thing itself, before the mask was grown. Connected: what hardly changed around it stays "
+                    "the source, so that no faint box shows (see change_min).",
+                ),
+                io.Float.Input(
+                    "change_min",
+                    optional=True,
+                    default=CHANGE_MIN,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="With region connected: least difference of colour that the edit keeps outside it. 0 keeps the "
+                    "whole mask.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", tooltip="The edit in its picture."),
@@ -68,7 +86,9 @@ class RetouchComposite(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, edited: Tensor, source: Tensor, mask: Tensor) -> io.NodeOutput:
+    def execute(
+        cls, edited: Tensor, source: Tensor, mask: Tensor, region: Any = None, change_min: float = CHANGE_MIN
+    ) -> io.NodeOutput:
         """Fit, select and report."""
         edited = check_image(_colours(edited), "edited")
         alpha = (
@@ -87,8 +107,13 @@ class RetouchComposite(io.ComfyNode):
         count = _count(edited, colours, fitted)
         fitted = fitted.clamp(0, 1).to(colours.device)
         inside, moved = placed(edited.to(colours.device), colours)
+        notes = [line for line in (note, moved) if line]
+        frame = (colours.shape[1], colours.shape[2])
+        keep = _kept.keep_of(region, change_min, count, frame, notes)
+        if keep is not None:
+            fitted = keep.of(fitted, inside, colours)
         made = composite(colours.expand(count, -1, -1, -1), inside.expand(count, -1, -1, -1), fitted)
-        report = _report(made, colours, fitted, [line for line in (note, moved) if line])
+        report = _report(made, colours, fitted, notes)
         if alpha is not None:
             made = torch.cat([made, alpha.expand(count, -1, -1, -1)], -1)
         return io.NodeOutput(_host.to_wire(made), report)

@@ -9,14 +9,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..retouch_core.models.embedded import FOLDER, SCORER_NOTES, check_bundle
+from ..retouch_core.models.embedded import DENOISERS, FOLDER, SCORER_NOTES, check_bundle
 from ..retouch_core.models.graph_segmenter import GraphSegmenter
 from ._bundle import host_autoencoder, host_clip, host_model, host_vision, read_state
 from ._scorer import HostScorer
 from ._types import Scorer, Segmenter, schema
-
-DENOISERS = {"inpaint": "unet_inpaint"}
-"""What the widget offers -> folder of the bundle."""
 
 
 def embedded_scorer(bundle: Path, clip: Any) -> HostScorer:
@@ -50,7 +47,8 @@ class RetouchLoadEmbedded(io.ComfyNode):
                     "denoiser",
                     options=list(DENOISERS),
                     default="inpaint",
-                    tooltip="inpaint: a denoiser of nine channels that sees the mask and what lies around it.",
+                    tooltip="inpaint: a denoiser of nine channels that sees the mask and what lies around it. blended: one of "
+                    "four channels that sees neither, as most checkpoints; say in the prompt where the thing lies.",
                 )
             ],
             outputs=[

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from . import _conditioning, _host, _latents, _types
+from ._kept import CHANGE_MIN, keep_of
 from ._repaint import (
     INPAINT_INPUTS,
     MAX_CANDIDATES,
@@ -20,6 +21,7 @@ from ._repaint import (
     prepare,
     repaint,
     report_of,
+    union_of,
 )
 from ._sampling import SEEDS
 
@@ -122,6 +124,23 @@ class RetouchRegionSampler(io.ComfyNode):
                     advanced=True,
                     tooltip="What an inpainting checkpoint sees of the region: grey, or the original picture.",
                 ),
+                io.Mask.Input(
+                    "region",
+                    optional=True,
+                    tooltip="The thing itself, before the mask was grown. Connected: what hardly changed around it goes "
+                    "back to the picture, so that no faint box shows (see change_min).",
+                ),
+                io.Float.Input(
+                    "change_min",
+                    optional=True,
+                    default=CHANGE_MIN,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="With region connected: least difference of colour that a candidate keeps outside it. 0 keeps "
+                    "the whole mask.",
+                ),
             ],
             outputs=[
                 io.Image.Output("candidates", tooltip="One picture per candidate, finished."),
@@ -130,7 +149,9 @@ class RetouchRegionSampler(io.ComfyNode):
                     tooltip="The candidates before decoding, with the repainted cells as noise mask.",
                 ),
                 io.Mask.Output(
-                    "mask", tooltip="The mask that the candidates were laid over the picture with."
+                    "mask",
+                    tooltip="The mask that the candidates were laid over the picture with; where region tightens it, what "
+                    "any of them took.",
                 ),
                 io.String.Output("report", tooltip="Seed, steps, sampler, batch size, and what was noticed."),
             ],
@@ -157,6 +178,8 @@ class RetouchRegionSampler(io.ComfyNode):
         lam: float = 0.0,
         candidates: int = 4,
         inpaint_input: str = "masked",
+        region: Any = None,
+        change_min: float = CHANGE_MIN,
     ) -> io.NodeOutput:
         """Encode, sample inside the mask, decode and paste."""
         widgets = Widgets(seed, steps, cfg, sampler_name, scheduler, denoise, lam, candidates, inpaint_input)
@@ -166,18 +189,20 @@ class RetouchRegionSampler(io.ComfyNode):
                 _conditioning.check_conditioning(cond, name)
         with _host.noted() as notes:
             scene = prepare(image, mask, model, vae, latent, notes)
+            frame = (image.shape[1], image.shape[2])
+            keep, pasted = keep_of(region, change_min, len(scene.image), frame, notes), scene.mask
             if scene.cells.any():
                 samples, pictures, size = repaint(scene, model, vae, conds, widgets, notes)
-                made = paste(scene, vae, samples, pictures, size)
+                made, taken = paste(scene, vae, samples, pictures, size, keep)
+                pasted = union_of(scene, taken, pictures) if keep else taken
             else:
                 notes.append("the mask is empty, so image comes back unchanged; nothing was sampled")
                 samples, pictures, size = scene.latents, list(range(len(scene.latents))), 0
                 made = scene.image
         opened = _latents.in_pixels(scene.cells, scene.cell)[pictures]
-        pasted = scene.of_rows(scene.mask, pictures)
         return io.NodeOutput(
             _host.to_wire(made),
             {"samples": samples, "noise_mask": opened},
-            _host.to_wire(pasted),
-            report_of(scene, widgets, len(made) if size else 0, size, notes),
+            _host.to_wire(scene.of_rows(pasted, pictures)),
+            report_of(scene, widgets, pasted, len(made) if size else 0, size, notes),
         )

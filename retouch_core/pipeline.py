@@ -200,7 +200,8 @@ class Retoucher:
                 made = composite(image, painted, own)
             tell(0.9, "choosing")
             with clock("rank"):
-                ranking = self._rank(seen, made.clamp(0, 1), soft, found.text or query, prompt, settings)
+                taken = own.amax(0, keepdim=True)
+                ranking = self._rank(seen, made.clamp(0, 1), taken, found.text or query, prompt, settings)
         report = Report(
             query=query,
             prompt=prompt,
@@ -212,7 +213,7 @@ class Retoucher:
             found=True,
             region_scores=_scores_of(found),
             selected=found.selected.nonzero()[:, 0].tolist(),
-            mask_share=float((own.amax(0) > 0).float().mean()),
+            mask_share=float((taken > 0).float().mean()),
             candidate_scores=ranking.scores.tolist(),
             ranking=ranking.order.tolist(),
             stages=found.regions.trace,
@@ -227,7 +228,7 @@ class Retoucher:
         return Result(
             image,
             made[best : best + 1],
-            own.amax(0, keepdim=True),
+            taken,
             made,
             soft,
             own,
@@ -254,14 +255,14 @@ class Retoucher:
         return self.plain or self.editor
 
     def _rank(
-        self, source: Tensor, made: Tensor, soft: Tensor, query: str, prompt: str, settings: Recipe
+        self, source: Tensor, made: Tensor, mask: Tensor, query: str, prompt: str, settings: Recipe
     ) -> Ranking:
         if query and not prompt:
-            return rank_removal(source, made, soft, self.scorer, query)
+            return rank_removal(source, made, mask, self.scorer, query)
         return rank(
             source,
             made,
-            soft,
+            mask,
             self.scorer,
             prompt,
             mode=settings.rank_mode,

@@ -98,7 +98,7 @@ def rankings(path: str, cases: Sequence[Case], retoucher: Retoucher, judge: Any)
         verdicts = []
         for case, result, verdict in kept:
             best = rank(
-                case.image, result.candidates, result.area, retoucher.scorer, case.prompt, **options
+                case.image, result.candidates, result.mask, retoucher.scorer, case.prompt, **options
             ).best
             verdicts.append(replace(verdict, best=best))
         name = " ".join(str(value) for value in options.values())

@@ -1,6 +1,6 @@
 """Train the embedded denoisers on latents, with the frozen text tower of the scorer.
 
-python -m training.denoiser --kind inpaint|blended [--minutes 45] [--scenes 50000]
+python -m training.denoiser --kind inpaint|blended [--minutes 45] [--scenes 50000] [--start inpaint|blended]
 
 `inpaint` sees the mask and the masked picture (9 channels). `blended` sees neither (4 channels), as the papers' blended
 latent diffusion has it, so that its phrases say where the thing is.
@@ -89,6 +89,18 @@ def network(channels: int) -> Any:
     )
 
 
+def borrowed(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """Weights of a denoiser for one with another number of input channels: what it lacks starts at 0.
+
+    The noisy latents are the first four channels of both kinds; all layers but the first are the same.
+    """
+    name = "conv_in.weight"
+    taken = state[name][:, :channels].float()
+    missing = channels - taken.shape[1]
+    wide = torch.cat([taken, taken.new_zeros(len(taken), missing, *taken.shape[2:])], 1)
+    return {key: value.float() for key, value in state.items()} | {name: wide}
+
+
 def phrase_for(about: list[int], placed: float, rng: random.Random) -> str:
     """The prompt of one sample of `Samples.about`; `placed` is the share that says where."""
     name, colour, ground, place = about
@@ -158,10 +170,15 @@ class Loss:
 
 
 def main() -> None:
+    from safetensors.torch import load_file
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kind", choices=list(KINDS), required=True)
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--scenes", type=int, default=50_000)
+    parser.add_argument(
+        "--start", choices=list(KINDS), help="begin with the weights of this kind, not from nothing"
+    )
     args = parser.parse_args()
     torch.manual_seed(0)
     kind = KINDS[args.kind]
@@ -172,6 +189,9 @@ def main() -> None:
         f"{args.kind}: {len(material)} samples of {args.scenes} scenes, latent std {spread:.3f}", flush=True
     )
     model, loss, rng = network(kind.channels).to(device()), Loss(kind, material), random.Random(0)
+    if args.start:
+        (file,) = (EMBEDDED / DENOISERS[args.start]).glob("*.safetensors")
+        model.load_state_dict(borrowed(load_file(file), kind.channels))
     optimiser = Muon(model.named_parameters(), plain=("conv_in", "conv_out", "time_embedding"))
     batches = Shuffled(held, len(material))
 

@@ -23,7 +23,7 @@ PARTS = {
     "scorer": ("scorer",),
     "calibrate": ("calibrate",),
     "inpaint": ("denoiser", "--kind", "inpaint"),
-    "blended": ("denoiser", "--kind", "blended"),
+    "blended": ("denoiser", "--kind", "blended", "--start", "inpaint"),
     "judge": ("judge",),
 }
 """Each part's module and arguments, in this order: the scorer sees pictures through the autoencoder, and its text tower

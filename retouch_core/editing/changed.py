@@ -16,8 +16,8 @@ from ..tensors.convert import to_bchw
 
 LOW_SHARE = 0.4
 """A pixel also counts as changed where it differs by this share of the threshold and touches one that counts."""
-GROW_PX = 2
-"""Pixels by which what changed is grown, so that soft edges and shadows come along."""
+GROW = 2 / 128
+"""Share of the longer side by which what changed is grown, so that soft edges and shadows come along."""
 
 
 def difference(edited: Tensor, before: Tensor) -> Tensor:
@@ -59,6 +59,7 @@ def tightened(mask: Tensor, what: Tensor, core: Tensor) -> Tensor:
         core: MASK [1,H,W], pixels that are taken from the candidate whatever it shows: the old object, which may
             have been as good as invisible.
     """
-    area = F.max_pool2d((what | (core > 0)).float()[:, None], 2 * GROW_PX + 1, 1, GROW_PX)
+    reach = max(1, round(GROW * max(what.shape[-2:])))
+    area = F.max_pool2d((what | (core > 0)).float()[:, None], 2 * reach + 1, 1, reach)
     soft = F.avg_pool2d(F.pad(area, (1, 1, 1, 1), mode="replicate"), 3, 1)[:, 0]
     return torch.minimum(mask.to(soft), soft)

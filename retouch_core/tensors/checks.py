@@ -118,11 +118,11 @@ def fit_mask(
     return fitted, f"{name} was resized from {width}x{height} to {size[1]}x{size[0]}"
 
 
-def check_batches(images: int, masks: int) -> None:
-    """Raise ValueError unless the two batch sizes are equal or one of them is 1."""
+def check_batches(images: int, masks: int, name: str = "mask") -> None:
+    """Raise ValueError unless the two batch sizes are equal or one of them is 1; messages call the mask `name`."""
     if images != masks and 1 not in (images, masks):
         raise ValueError(
-            f"mask has batch {masks} but image has batch {images}; make them equal or one of them 1"
+            f"{name} has batch {masks} but image has batch {images}; make them equal or one of them 1"
         )
 
 

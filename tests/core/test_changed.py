@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retouch_core.editing.changed import GROW_PX, LOW_SHARE, changed, difference, tightened
+from retouch_core.editing.changed import GROW, LOW_SHARE, changed, difference, tightened
 
 
 def flat(*, side: int = 32, value: float = 0.5) -> torch.Tensor:
@@ -56,18 +56,21 @@ def test_a_threshold_outside_0_to_1_is_refused(least: float) -> None:
         changed(flat(), flat(), least)
 
 
-def test_tightened_is_the_grown_change_under_the_old_mask() -> None:
-    mask = torch.zeros(1, 32, 32)
-    mask[:, 2:30, 2:20] = 1.0
-    what = torch.zeros(1, 32, 32, dtype=torch.bool)
+@pytest.mark.parametrize(("side", "reach"), [(32, 1), (128, 2), (512, 8)])
+def test_tightened_is_the_grown_change_under_the_old_mask(side: int, reach: int) -> None:
+    assert reach == max(1, GROW * side)
+    mask = torch.zeros(1, side, side)
+    mask[:, 2 : side - 2, 2 : side // 2 + 4] = 1.0
+    what = torch.zeros(1, side, side, dtype=torch.bool)
     what[:, 10, 10] = True
-    core = torch.zeros(1, 32, 32)
-    core[:, 25, 18] = 1
+    core = torch.zeros(1, side, side)
+    edge = side // 2 + 3
+    core[:, 25, edge - 1] = 1
     tight = tightened(mask, what, core)
-    reach = GROW_PX - 1
-    assert (tight[0, 10 - reach : 11 + reach, 10 - reach : 11 + reach] == 1).all()
-    assert float(tight[0, 25, 18]) == 1.0
-    assert float(tight[0, 10, 10 + GROW_PX]) == pytest.approx(2 / 3)
-    assert float(tight[0, 10, 10 + GROW_PX + 2]) == 0.0
+    sure = reach - 1
+    assert (tight[0, 10 - sure : 11 + sure, 10 - sure : 11 + sure] == 1).all()
+    assert float(tight[0, 25, edge - 1]) == 1.0
+    assert float(tight[0, 10, 10 + reach]) == pytest.approx(2 / 3)
+    assert float(tight[0, 10, 10 + reach + 2]) == 0.0
     assert (tight <= mask).all()
-    assert float(tight[0, 25, 20]) == 0.0
+    assert float(tight[0, 25, edge + 1]) == 0.0

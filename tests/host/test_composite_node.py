@@ -117,3 +117,37 @@ def test_other_sizes_are_refused(run: Any) -> None:
     for height, width in ((HEIGHT - 16, WIDTH), (HEIGHT, WIDTH + 1), (140, 170)):
         with pytest.raises(ValueError, match=f"edited is {width}x{height} px but source is 85x70; resize"):
             run(noise(1, 1, height, width, 3), source, soft_mask())
+
+
+def test_region_gives_back_what_hardly_changed(run: Any) -> None:
+    source, mask = torch.full((1, HEIGHT, WIDTH, 3), 0.4), soft_mask()
+    edited = source + 0.02
+    edited[:, 30:40, 40:44] = 0.9
+    region = torch.zeros(1, HEIGHT, WIDTH)
+    region[:, 22:26, 32:36] = 1
+    made, report = run(edited, source, mask, region)
+    different = (made != source).any(-1)[0]
+    # The strong change and the thing itself, each with a little around it, and nothing else of the mask.
+    assert different[30:40, 40:44].all() and different[22:26, 32:36].all()
+    assert not different[:, 50:].any() and not different[44:].any() and not different[:, :30].any()
+    whole, _ = run(edited, source, mask)
+    assert (whole != source).any(-1)[0].sum() == (mask > 0).sum() > different.sum()
+    assert torch.equal(run(edited, source, mask, region, 0.0)[0], whole)
+    assert f"covers {100 * float((mask > 0).float().mean()):.1f} %" not in report
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"change_min": 1.5}, r"change_min must be in \[0, 1\], got 1\.5"),
+        ({"change_min": "much"}, "change_min must be a number, got 'much'"),
+        ({"region": torch.ones(1, 7, WIDTH)}, "region is"),
+        ({"region": torch.ones(3, HEIGHT, WIDTH)}, "region has batch 3"),
+        ({"region": torch.ones(0, HEIGHT, WIDTH)}, "region is a batch of no masks"),
+    ],
+)
+def test_bad_regions_are_named(pack: Any, given: dict[str, Any], message: str) -> None:
+    node = pack("nodes.composite").RetouchComposite
+    pictures = {"edited": noise(1, 2, HEIGHT, WIDTH, 3), "source": noise(2, 2, HEIGHT, WIDTH, 3)}
+    with pytest.raises((TypeError, ValueError), match=message):
+        node.execute(**{**pictures, "mask": soft_mask(), "region": soft_mask(), **given})

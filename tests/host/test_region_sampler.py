@@ -442,3 +442,43 @@ def test_nodes_and_library_make_the_same_picture(run: Any, pack: Pack, tmp_path:
     expected = composite(edit.image, library.picture, edit.mask)
     assert (expected - edit.image).abs().max() > 0.05
     assert (out[0] - expected).abs().max() <= 1e-3
+
+
+def test_region_takes_what_changed_and_no_more(run: Callable[..., Any], small: Any) -> None:
+    whole, _, mask, _ = run(candidates=2)
+    image = small.picture(HEIGHT, WIDE)
+    region = torch.zeros(1, HEIGHT, WIDE)
+    region[:, 36:42, 26:32] = 1
+    made, latent, own, report = run(candidates=2, region=region, change_min=1.0)
+    assert latent["samples"].shape[0] == len(made) == 2 and own.shape == mask.shape
+    assert (own <= mask + 1e-6).all() and 0 < int((own > 0).sum()) < int((mask > 0).sum())
+    assert (own[:, 36:42, 26:32] == mask[:, 36:42, 26:32]).all()
+    closed = own[0] == 0
+    assert torch.equal(made[:, closed], image.expand(2, -1, -1, -1)[:, closed])
+    # Nothing differs by 1 from the picture, so only the region is taken, and there as without it.
+    assert not own[:, :33].any() and not own[:, 45:].any()
+    both = (made == whole).all(-1)
+    assert both[:, 36:42, 26:32].all()
+    assert json.loads(report.split("\n", 1)[1])["mask_share"] == pytest.approx(
+        float((own > 0).float().mean())
+    )
+    assert torch.equal(run(candidates=2, region=region, change_min=0.0)[0], whole)
+
+
+def test_each_picture_of_a_batch_has_its_region(run: Callable[..., Any], small: Any) -> None:
+    image = torch.cat([small.picture(HEIGHT, WIDE), small.picture(HEIGHT, WIDE).flip(1)])
+    region = torch.zeros(2, HEIGHT, WIDE)
+    region[0, 36:42, 26:32] = region[1, 40:46, 22:28] = 1
+    made, _, own, _ = run(image=image, candidates=2, region=region, change_min=1.0)
+    assert len(made) == len(own) == 4
+    for row, picture in enumerate((0, 0, 1, 1)):
+        taken = own[row] > 0
+        assert taken[region[picture] > 0].all() and int(taken.sum()) < 200
+        assert torch.equal(made[row][~taken], image[picture][~taken])
+
+
+def test_a_region_of_another_shape_is_named(run: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"region is .* but the picture is"):
+        run(region=torch.ones(1, 5, WIDE))
+    with pytest.raises(ValueError, match=r"change_min must be in \[0, 1\], got -0\.1"):
+        run(change_min=-0.1)

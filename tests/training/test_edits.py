@@ -11,7 +11,7 @@ import torch
 from retouch_core.regions.location import CELL_PHRASES as SAID
 from retouch_core.regions.location import parse_location
 from training import edits
-from training.denoiser import KINDS, Shuffled, phrase_for
+from training.denoiser import KINDS, Shuffled, borrowed, network, phrase_for
 from training.edits import CELL, GRID, GROUND, NOTHING, edit_cells, empty_cells, place_of, samples, snapped
 from training.world.archive import archive, draw_archive
 from training.world.grounds import GROUND_NAMES
@@ -129,3 +129,16 @@ def test_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert torch.equal(whole.edits.cells[: len(plain)], plain.edits.cells)
     assert all(p.stat().st_mtime_ns == then for p, then in written.items())
     assert int(whole.edits.source.max()) == 29
+
+
+def test_one_denoiser_starts_as_the_other() -> None:
+    torch.manual_seed(0)
+    wide, narrow = network(9).eval(), network(4).eval()
+    noisy, rest, told = torch.randn(2, 4, 16, 16), torch.zeros(2, 5, 16, 16), torch.randn(2, 16, 128)
+    steps = torch.tensor([10, 900])
+    for start, other in ((wide, narrow), (narrow, wide)):
+        other.load_state_dict(borrowed(start.state_dict(), other.config.in_channels))
+        seen = {9: torch.cat([noisy, rest], 1), 4: noisy}
+        with torch.no_grad():
+            expected, made = (m(seen[m.config.in_channels], steps, told).sample for m in (start, other))
+        assert torch.allclose(made, expected, atol=1e-5)

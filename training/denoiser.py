@@ -28,7 +28,7 @@ from .world.grounds import GROUND_NAMES
 from .world.icons import CLASSES, COLOUR_NAMES
 from .world.phrases import cell_phrase, ground_phrase, thing_phrase
 
-BATCH = 64
+BATCH, SCENES = 64, 50_000
 COLOURLESS, CLASSLESS, DROPPED = 0.08, 0.04, 0.03
 """Shares of phrases without a colour, without a class, and dropped altogether."""
 NAMED, UNNAMED = 0.3, 0.4
@@ -175,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kind", choices=list(KINDS), required=True)
     parser.add_argument("--minutes", type=float, default=45)
-    parser.add_argument("--scenes", type=int, default=50_000)
+    parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument(
         "--start", choices=list(KINDS), help="begin with the weights of this kind, not from nothing"
     )

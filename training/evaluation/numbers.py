@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,22 +61,26 @@ class Estimate:
     @classmethod
     def of(cls, statistic: Callable[..., Any], *columns: Sequence[float]) -> Estimate:
         """`statistic(*arrays, axis)` of columns of equal length, whose rows are resampled together."""
-        from scipy.stats import bootstrap
+        from scipy.stats import DegenerateDataWarning, bootstrap
 
         arrays = [np.asarray(column, np.float64) for column in columns]
         value = float(statistic(*arrays, axis=-1))
         if len(arrays[0]) < 2:
             return cls(value, math.nan, math.nan, len(arrays[0]))
-        found = bootstrap(
-            arrays,
-            statistic,
-            n_resamples=RESAMPLES,
-            paired=True,
-            vectorized=True,
-            batch=200,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        )
+        with warnings.catch_warnings():
+            # Equal values have an interval of no width, of which scipy warns.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.simplefilter("ignore", DegenerateDataWarning)
+            found = bootstrap(
+                arrays,
+                statistic,
+                n_resamples=RESAMPLES,
+                paired=True,
+                vectorized=True,
+                batch=200,
+                method="percentile",
+                rng=np.random.default_rng(0),
+            )
         low, high = found.confidence_interval
         return cls(value, float(low), float(high), len(arrays[0]))
 

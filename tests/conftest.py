@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import hypothesis
 import pytest
 
 SERVER = "text_retouch_test_server"
@@ -54,3 +55,8 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]
             yield server
 
     return start
+
+
+# Machines are shared and noisy: how long an example takes says nothing.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")

@@ -265,7 +265,7 @@ WORDS = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(words=st.lists(st.sampled_from(WORDS.split()), min_size=1, max_size=10))
 def test_any_words_give_a_legal_location(words: list[str]) -> None:
     query = " ".join(words)
@@ -282,7 +282,7 @@ def test_any_words_give_a_legal_location(words: list[str]) -> None:
         assert len(found.text) < len(query) and found.phrase
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(query=st.text(min_size=1, max_size=60))
 def test_any_text_at_all_is_survived(query: str) -> None:
     if query.strip():

@@ -17,7 +17,7 @@ def picture(height: int, width: int) -> torch.Tensor:
     return torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(height * 1000 + width))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(sides, sides)
 def test_shape_there_and_back(height: int, width: int) -> None:
     frame = WorkFrame.fit((height, width), 128)
@@ -59,7 +59,7 @@ def test_mask_of_an_unscaled_picture_comes_back_as_it_was() -> None:
     assert torch.equal(frame.mask_from_work(frame.mask_to_work(mask)), mask)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(140, 900), st.integers(140, 900))
 def test_a_gradient_stays_where_it_is(height: int, width: int) -> None:
     """A linear ramp survives both resamplings, away from the frame, to half an 8-bit step: no shift by a fraction."""

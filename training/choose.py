@@ -39,6 +39,7 @@ CURVES: dict[str, tuple[Any, ...]] = {
 """Fields of the recipe and the values that are tried; the others keep the recipe's."""
 RANKINGS: tuple[dict[str, Any], ...] = (
     {"mode": "localised"},
+    {"mode": "zero_shot"},
     {"mode": "masked"},
     {"mode": "cma"},
     {"mode": "iqa", "region": "background"},

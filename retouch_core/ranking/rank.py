@@ -10,11 +10,11 @@ from torch import Tensor
 from ..models.protocols import Scorer
 from ..tensors.checks import check_mask
 from ..tensors.regions import mask_boxes
-from .scores import cma, iqa, localised, masked_alignment
+from .scores import cma, iqa, localised, masked_alignment, zero_shot
 
-MODES = ("s00", "localised", "cma", "iqa", "masked")
-TEXT_MODES = ("s00", "localised", "cma", "masked")
-MASK_MODES = ("localised", "masked")
+MODES = ("s00", "localised", "cma", "iqa", "masked", "zero_shot")
+TEXT_MODES = ("s00", "localised", "cma", "masked", "zero_shot")
+MASK_MODES = ("localised", "masked", "zero_shot")
 NORMALISATIONS = ("minmax", "softmax", "affine")
 REGIONS = ("full", "background")
 GROUND = "the background"
@@ -30,7 +30,8 @@ class Ranking:
     Attributes:
         order: long [m], best first; ties keep the lower index first.
         scores: [m] by candidate, higher is better; -inf where a score was NaN.
-        parts: what the scores are made of, each [m]: `cosine`, `alignment`, `distance`, `localised`, `masked`.
+        parts: what the scores are made of, each [m]: `cosine`, `alignment`, `distance`, `localised`, `masked`,
+            `zero_shot`.
         fallback: what was done instead of what was asked for, or None.
     """
 
@@ -91,6 +92,7 @@ def rank(
         scorer: may be None for `iqa`.
         text: what the edit should show; "" falls back to `iqa`.
         mode: `s00` alignment minus alpha times distance; `localised` the enlarged box of the mask against the text;
+            `zero_shot` what each candidate changed, the text against the scorer's rivals;
             `masked` the masked picture against the text; `cma` the whole picture against the text; `iqa` closeness.
         alpha: weight of the distance in `s00`.
         normalise: how `s00` brings cosines to 0..1: `minmax`, `softmax` or `affine`.
@@ -196,4 +198,6 @@ def _parts(
         parts["localised"] = localised(scorer, candidates, mask_boxes(mask > 0)[0], text)
     if scorer is not None and mask is not None and mode == "masked":
         parts["masked"] = masked_alignment(scorer, candidates, mask, text)
+    if scorer is not None and mask is not None and mode == "zero_shot":
+        parts["zero_shot"] = zero_shot(scorer, source, candidates, mask, text)
     return parts

@@ -11,12 +11,15 @@ from torch import Tensor
 from ..models.protocols import Scorer
 from ..tensors.checks import check_mask, check_text
 from ..tensors.frames import CLIP_MEAN, square_frames
+from ..tensors.regions import mask_boxes
 
 CHUNK = 32
 """Views that the scorer encodes at once."""
 BOX_FACTOR = 1.3
 """How far a region's box is enlarged before it is judged (methods.md 11.2)."""
 NORMS = ("l2", "l1_mean", "l1_sum")
+SURROUNDS = (1.0, 1.1, 1.2, 1.3)
+"""Sides of the squares of `zero_shot`, in longer sides of what changed; from tight to ROM's factor."""
 BLACK = (0.0, 0.0, 0.0)
 
 
@@ -116,3 +119,45 @@ def localised(scorer: Scorer, candidates: Tensor, box: Sequence[float] | Tensor,
     rows, columns = box_pixels(local_box(box, size), size)
     views = square_frames(candidates[:, rows, columns], scorer.image_size, fit="squash", fill=CLIP_MEAN)
     return -spherical_distance(text_cosines(scorer, views, text))
+
+
+def zero_shot(scorer: Scorer, source: Tensor, candidates: Tensor, mask: Tensor, text: str) -> Tensor:
+    """Logarithm of the share [m] of `text` among it and the scorer's rivals, seen around what each candidate changed.
+
+    Zero-shot classification with an ensemble of crops (Radford et al. 2021, section 3.1), in embedding space. A scorer
+    without rivals gives the cosine of the ensemble instead. Ours: a box that all candidates share shows how well each
+    fills it, not what each shows.
+
+    Args:
+        scorer: its `rivals` other than `text` compete.
+        source: IMAGE [1,H,W,3] in 0..1; candidates: [m,H,W,3], equal to it outside the mask.
+        mask: MASK [1,H,W]; its box stands in where a candidate changed nothing.
+
+    Raises:
+        ValueError: empty text or an empty mask.
+    """
+    text = check_text(text, "text")
+    own = (candidates != source).any(-1) & (mask > 0)
+    own = torch.where(own.flatten(1).any(1)[:, None, None], own, mask > 0)
+    views = torch.cat(
+        [
+            _around(candidate, box, factor, scorer.image_size)
+            for factor in SURROUNDS
+            for candidate, box in zip(candidates, mask_boxes(own), strict=True)
+        ]
+    )
+    seen = torch.cat([scorer.encode_images(chunk) for chunk in views.split(CHUNK)]).double()
+    seen = torch.nn.functional.normalize(seen.view(len(SURROUNDS), len(candidates), -1).mean(0), dim=-1)
+    rivals = [rival for rival in scorer.rivals if rival != text]
+    cosines = seen @ scorer.encode_texts([text, *rivals]).to(seen).T
+    return ((scorer.logit_scale * cosines).log_softmax(1)[:, 0] if rivals else cosines[:, 0]).float()
+
+
+def _around(picture: Tensor, box: Tensor, factor: float, size: int) -> Tensor:
+    """The square view [1,3,size,size] around a box xyxy of a picture [H,W,3], cut at its border and padded."""
+    x0, y0, x1, y1 = box.tolist()
+    half = factor * max(x1 - x0, y1 - y0) / 2
+    height, width = picture.shape[:2]
+    top, left = (max(0, math.floor(at - half)) for at in ((y0 + y1) / 2, (x0 + x1) / 2))
+    bottom, right = min(height, math.ceil((y0 + y1) / 2 + half)), min(width, math.ceil((x0 + x1) / 2 + half))
+    return square_frames(picture[None, top:bottom, left:right], size, fill=CLIP_MEAN)

@@ -12,6 +12,7 @@ import torch
 from retouch_core.models.protocols import Scorer
 from retouch_core.ranking.rank import normalise, rank, rank_removal
 from retouch_core.ranking.scores import (
+    SURROUNDS,
     box_pixels,
     cma,
     iqa,
@@ -19,6 +20,7 @@ from retouch_core.ranking.scores import (
     localised,
     masked_alignment,
     spherical_distance,
+    zero_shot,
 )
 
 COSINES = [0.24, 0.30, 0.27, 0.26]
@@ -390,3 +392,67 @@ def test_a_removal_prefers_ground_to_the_thing() -> None:
         for v in views
     ]
     assert ranking.order.tolist() == sorted(range(4), key=lambda k: -float(reference[k]))
+
+
+ANGLES = {"red": 0.0, "green": 1.2, "blue": 2.4}
+
+
+class WordsAndColours:
+    """Views: their mean colour on a circle. Texts: fixed angles. So cosines are those of angles."""
+
+    image_size, logit_scale, gate = 8, 10.0, None
+
+    def __init__(self, *rivals: str) -> None:
+        self.rivals = rivals
+        self.views = 0
+
+    def encode_images(self, views: torch.Tensor) -> torch.Tensor:
+        self.views += len(views)
+        angle = views.mean((2, 3)) @ torch.tensor([0.0, 1.2, 2.4])
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        angle = torch.tensor([ANGLES[text] for text in texts])
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        return ()
+
+
+def three_patches() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A black picture, three candidates with a patch of another colour at another place each, and the mask of all."""
+    source = torch.zeros(1, 40, 40, 3)
+    made = source.repeat(3, 1, 1, 1)
+    for k, colour in enumerate(torch.eye(3)):
+        made[k, 4 + 10 * k : 12 + 10 * k, 6:14] = colour
+    mask = torch.zeros(1, 40, 40)
+    mask[:, 2:34, 4:16] = 1
+    return source, made, mask
+
+
+def test_zero_shot_looks_at_what_each_candidate_changed():
+    source, made, mask = three_patches()
+    for best, text in enumerate(("red", "green", "blue")):
+        scorer = WordsAndColours("red", "green", "blue")
+        ranking = rank(source, made, mask, scorer, text, mode="zero_shot")
+        assert ranking.best == best and scorer.views == 3 * len(SURROUNDS)
+
+
+def test_zero_shot_is_the_logarithm_of_a_softmax_over_the_rivals():
+    source = torch.zeros(1, 16, 16, 3)
+    made = torch.ones(1, 16, 16, 3) * torch.tensor([0.0, 0.5, 0.0])
+    mask = torch.ones(1, 16, 16)
+    found = zero_shot(WordsAndColours("red", "blue", "green"), source, made, mask, "green")
+    angle = 0.6
+    logits = [10 * math.cos(angle - other) for other in (1.2, 0.0, 2.4)]
+    expected = logits[0] - math.log(sum(map(math.exp, logits)))
+    assert float(found) == pytest.approx(expected, abs=1e-5)
+    alone = zero_shot(WordsAndColours(), source, made, mask, "green")
+    assert float(alone) == pytest.approx(math.cos(angle - 1.2), abs=1e-5)
+
+
+def test_zero_shot_takes_the_mask_where_nothing_changed():
+    source, made, mask = three_patches()
+    same = zero_shot(WordsAndColours("red"), source, source, mask, "blue")
+    also = zero_shot(WordsAndColours("red"), source, torch.cat([source, made[2:]]), mask, "blue")
+    assert same.shape == (1,) and float(also[0]) == pytest.approx(float(same[0])) and also[1] > also[0]

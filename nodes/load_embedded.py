@@ -16,6 +16,11 @@ from ._scorer import HostScorer
 from ._types import Scorer, Segmenter, schema
 
 
+def shipped() -> list[str]:
+    """The denoisers whose weights are in the bundle."""
+    return [kind for kind, folder in DENOISERS.items() if (FOLDER / folder).is_dir()]
+
+
 def embedded_scorer(bundle: Path, clip: Any) -> HostScorer:
     """The bundle's scorer over the host CLIP `clip` made from the same bundle, with its calibrated presence gate."""
     notes = json.loads((bundle / SCORER_NOTES).read_text(encoding="utf-8"))
@@ -45,10 +50,9 @@ class RetouchLoadEmbedded(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "denoiser",
-                    options=list(DENOISERS),
+                    options=shipped(),
                     default="inpaint",
-                    tooltip="inpaint: a denoiser of nine channels that sees the mask and what lies around it. blended: one of "
-                    "four channels that sees neither, as most checkpoints; say in the prompt where the thing lies.",
+                    tooltip="inpaint: a denoiser of nine channels that sees the mask and what lies around it.",
                 )
             ],
             outputs=[
@@ -62,9 +66,9 @@ class RetouchLoadEmbedded(io.ComfyNode):
 
     @classmethod
     def execute(cls, denoiser: str) -> io.NodeOutput:
-        if denoiser not in DENOISERS:
+        if denoiser not in shipped():
             raise ValueError(
-                f"denoiser must be one of {', '.join(DENOISERS)}, got {denoiser!r}; choose one of them"
+                f"denoiser must be one of {', '.join(shipped())}, got {denoiser!r}; choose one of them"
             )
         check_bundle(FOLDER)
         clip = host_clip(FOLDER)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -50,6 +51,12 @@ class Edits:
         self._inference = inference
         return self
 
+    @contextmanager
+    def as_called(self) -> Iterator[None]:
+        """A block in the mode that the caller was in, without gradient."""
+        with torch.inference_mode(self._inference), torch.no_grad():
+            yield
+
     @property
     def made(self) -> int:
         return len(self._kept)
@@ -91,7 +98,7 @@ class Edits:
     def _made_of(self, part: list[tuple[int, ...]]) -> Tensor | None:
         """The callback's pictures [n,H,W,3], or None where memory did not suffice."""
         try:
-            with torch.inference_mode(self._inference), torch.no_grad():
+            with self.as_called():
                 made = self._edit(self.image, torch.tensor(part))
         except Exception as error:
             if not _out_of_memory(error):

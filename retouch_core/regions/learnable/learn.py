@@ -281,7 +281,7 @@ def _result(
         scores = -edits.losses["total"][kept, chosen]
         winner = int(scores.argmax())
     else:
-        with torch.no_grad():
+        with edits.as_called():
             scores, winner = choose(image, pictures)
     return Learned(
         boxes=boxes,

@@ -49,7 +49,8 @@ class RetouchRankCandidates(io.ComfyNode):
                     options=list(MODES),
                     default="localised",
                     tooltip="localised: the place of the edit against the prompt. masked: only what is inside the mask. "
-                    "cma: the whole picture. iqa: closeness to the source. s00: cma less alpha times the distance.",
+                    "cma: the whole picture. iqa: closeness to the source. s00: cma less alpha times the distance. "
+                    "quality: the whole picture against prompt and source, among the three best by prompt.",
                 ),
                 io.Float.Input(
                     "alpha",

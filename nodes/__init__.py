@@ -15,6 +15,8 @@ class TextRetouch(ComfyExtension):
         from .conditional_cfg import RetouchConditionalCFG
         from .dilate_mask import RetouchDilateMask
         from .entity_segment import RetouchEntitySegment
+        from .guidance import RetouchGuidance
+        from .learn_region import RetouchLearnRegion
         from .load_embedded import RetouchLoadEmbedded
         from .location_filter import RetouchLocationFilter
         from .masks_to_regions import RetouchMasksToRegions
@@ -32,8 +34,10 @@ class TextRetouch(ComfyExtension):
             RetouchRegionScores,
             RetouchAdaptiveThreshold,
             RetouchLocationFilter,
+            RetouchLearnRegion,
             RetouchDilateMask,
             RetouchConditionalCFG,
+            RetouchGuidance,
             RetouchRegionSampler,
             RetouchComposite,
             RetouchRankCandidates,

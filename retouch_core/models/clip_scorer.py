@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tensors.checks import InputWarning
+from .differentiable import lent, normal
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 """A word of a query as a person would count it."""
@@ -61,14 +63,30 @@ class ClipScorer:
             int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings)
         )
 
-    @torch.no_grad()
     def encode_images(self, views: Tensor) -> Tensor:
-        """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU, wherever the model is."""
-        weight = next(self.model.parameters())
-        pixels = ((views.float() - self._mean.to(views.device)) / self._std.to(views.device)).to(weight)
-        return F.normalize(
-            as_tensor(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1
-        ).cpu()
+        """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU, wherever the model is.
+
+        Differentiable in the views where they want a gradient, also inside inference mode's tensors (`gradients`).
+        """
+        with lent(self.model) if views.requires_grad else nullcontext():
+            embeddings = as_tensor(self.model.get_image_features(pixel_values=self._pixels(views)))
+        return F.normalize(embeddings.float(), dim=-1).cpu()
+
+    def features(self, views: Tensor) -> list[Tensor]:
+        """Views [N,3,S,S] in 0..1 -> patch tokens [N,P,D] after each layer of the image tower, differentiable too."""
+        with lent(self.model) if views.requires_grad else nullcontext():
+            out = self.model.vision_model(pixel_values=self._pixels(views), output_hidden_states=True)
+        return [tokens[:, 1:].float() for tokens in out.hidden_states[1:]]
+
+    def _pixels(self, views: Tensor) -> Tensor:
+        """Views as the image tower takes them."""
+        if views.requires_grad:
+            mean, std = normal(self._mean), normal(self._std)
+        else:
+            mean, std = self._mean, self._std
+        return ((views.float() - mean.to(views.device)) / std.to(views.device)).to(
+            next(self.model.parameters())
+        )
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

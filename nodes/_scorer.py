@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import comfy.model_management
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..retouch_core.models.clip_scorer import WORD
+from ..retouch_core.models.differentiable import lent
 from ..retouch_core.tensors.checks import InputWarning
 from ._host import check_cancelled
 
@@ -50,24 +52,36 @@ class HostScorer:
         self.gate = gate
         self.rivals = tuple(rivals)
 
-    @torch.no_grad()
     def encode_images(self, views: Tensor) -> Tensor:
-        """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU."""
+        """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU; differentiable where views want it."""
         if not len(views):  # the host's towers cannot take a batch of none
             return torch.zeros(0, self.encode_texts([""]).shape[-1])
+        seen = self._seen(views, -2)
+        return F.normalize(torch.cat([out[2].float().cpu() for out in seen]), dim=-1)
+
+    def features(self, views: Tensor) -> list[Tensor]:
+        """Views [N,3,S,S] in 0..1 -> patch tokens [N,P,D] float32 after each layer of the image tower, likewise."""
+        layers = torch.cat([out[1].float() for out in self._seen(views, "all")])
+        return [tokens[:, 1:] for tokens in layers.unbind(1)]
+
+    def _seen(self, views: Tensor, layer: int | str) -> list[Any]:
+        """What the image tower puts out, chunk by chunk."""
         # The host's own encode_image rounds pixels to 8 bits and resizes them again; ours come at their size.
-        comfy.model_management.load_model_gpu(self.patcher)
+        guiding = views.requires_grad
+        with torch.inference_mode() if guiding else nullcontext():  # loading belongs to the host's mode
+            comfy.model_management.load_model_gpu(self.patcher)
         device = self.patcher.load_device
         mean, std = (
             torch.tensor(list(values), device=device).view(3, 1, 1)
             for values in (self.vision.image_mean, self.vision.image_std)
         )
-        parts = []
-        for chunk in views.split(CHUNK):
-            check_cancelled()
-            pixels = (chunk.to(device, torch.float32) - mean) / std
-            parts.append(self.vision.model(pixel_values=pixels, intermediate_output=-2)[2].float().cpu())
-        return F.normalize(torch.cat(parts), dim=-1)
+        seen = []
+        with nullcontext() if guiding else torch.no_grad(), lent(self.vision.model if guiding else None):
+            for chunk in views.split(CHUNK):
+                check_cancelled()
+                pixels = (chunk.to(device, torch.float32) - mean) / std
+                seen.append(self.vision.model(pixel_values=pixels, intermediate_output=layer))
+        return seen
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

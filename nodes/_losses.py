@@ -213,7 +213,7 @@ class Run:
         if mask is not None:
             opened = comfy.sampler_helpers.prepare_mask(mask, latents.shape, latents.device)[:, :1]
             opened = opened.expand(len(latents), -1, -1, -1)
-        cell = _latents.cell_of(losses.vae)
+        cell, patch = _latents.cell_of(losses.vae), _latents.patch_of(model)
         frame = (latents.shape[-2] * cell, latents.shape[-1] * cell)
         form = latent_form(model)
         groups: list[tuple[int, int]] = []
@@ -225,7 +225,7 @@ class Run:
             if place is None:
                 groups.append((picture, row))
                 image, seen = (
-                    self._framed(plane[picture : picture + 1], frame, cell)
+                    self._framed(plane[picture : picture + 1], frame, cell, patch)
                     for plane in (losses.image, losses.mask)
                 )
                 part = slice(row, row + 1)
@@ -248,17 +248,18 @@ class Run:
         self.denoise = GuidedDenoise(_unset, guidance, guided, levels, rows=rows)
 
     @staticmethod
-    def _framed(plane: Tensor, frame: tuple[int, int], cell: int) -> Tensor:
-        """A picture or mask continued to the size that the latents cover."""
-        height, width = plane.shape[1:3]
-        if not (0 <= frame[0] - height < _latents.MAX_PATCH * cell) or not (
-            0 <= frame[1] - width < _latents.MAX_PATCH * cell
-        ):
+    def _framed(plane: Tensor, frame: tuple[int, int], cell: int, patch: int) -> Tensor:
+        """A picture or mask as the latents cover it: continued as we do, or cropped about its middle as VAE Encode does."""
+        size = (plane.shape[1], plane.shape[2])
+        more = [covered - side for covered, side in zip(frame, size, strict=True)]
+        if not all(-cell < extra < cell * patch for extra in more):
             raise ValueError(
-                f"image is {width}x{height} px but the latent that is sampled covers {frame[1]}x{frame[0]}; "
+                f"image is {size[1]}x{size[0]} px but the latent that is sampled covers {frame[1]}x{frame[0]}; "
                 "give guidance the picture of this latent"
             )
-        return _latents.padded(_host.to_work(plane), *frame)
+        top, left = (max(0, -extra) // 2 for extra in more)
+        kept = plane[:, top : top + frame[0], left : left + frame[1]]
+        return _latents.padded(_host.to_work(kept), *frame)
 
     @staticmethod
     def _decode(losses: HostLosses, form: Any, latents: Tensor, image: Tensor, cell: int) -> Decode:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ..tensors.frames import square_frames
 from .clip_scorer import ClipScorer
+from .differentiable import normal
 
 EPS = 1e-5
 """Of CLIP's layer norms (transformers `CLIPVisionConfig.layer_norm_eps`)."""
@@ -62,10 +63,14 @@ class ClipTower:
             raise ValueError(
                 f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}; take the model's own"
             )
-        self._weights = {name: value for name, value in weights.items() if name.startswith(PREFIX)}
-        self._projection = weights.get(PROJECTION)
         self._heads, self._act = heads, ACTIVATIONS[activation]
         with torch.inference_mode(False):  # a tensor made in it would let no gradient through
+            own = {
+                name: normal(value.detach())
+                for name, value in weights.items()
+                if name.startswith(PREFIX) or name == PROJECTION
+            }
+            self._weights, self._projection = own, own.get(PROJECTION)
             self._mean, self._std = (torch.tensor(list(v)).view(3, 1, 1) for v in (mean, std))
         self.patch = int(self._weight("embeddings.patch_embedding.weight").shape[-1])
         self._grid = math.isqrt(len(weights[table]) - 1)
@@ -87,7 +92,7 @@ class ClipTower:
             seen = self._norm(self._block(tokens, self._blocks - 1), "post_layernorm")
             count = self._side // self.patch
             attention = row[0, :, 0, 1:].mean(0).view(count, count)
-            return attention.float().cpu(), seen[0, 1:].T.reshape(-1, count, count).float().cpu()
+            return attention.cpu(), seen[0, 1:].T.reshape(-1, count, count).cpu()
 
     def perceive(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Views [N,3,S,S] in 0..1 -> unit embeddings [N,P] and all tokens [N,T,D] before the last block; both on the
@@ -95,8 +100,8 @@ class ClipTower:
         tokens = self._before_last(views)
         pooled = self._norm(self._block(tokens, self._blocks - 1)[:, 0], "post_layernorm")
         if self._projection is not None:
-            pooled = functional.linear(pooled, self._projection)
-        return functional.normalize(pooled.float(), dim=-1).to(views.device), tokens.float().to(views.device)
+            pooled = functional.linear(pooled, self._projection.float())
+        return functional.normalize(pooled, dim=-1).to(views.device), tokens.to(views.device)
 
     def _before_last(self, views: Tensor) -> Tensor:
         kernel = self._weight("embeddings.patch_embedding.weight")
@@ -145,7 +150,8 @@ class ClipTower:
         return functional.linear(tokens, self._weight(name + ".weight"), self._weight(name + ".bias"))
 
     def _weight(self, name: str) -> Tensor:
-        return self._weights[PREFIX + name]
+        # In float32 whatever they are kept in: the losses differ in the third digit, and hosts mix types.
+        return self._weights[PREFIX + name].float()
 
 
 def tower_of(scorer: ClipScorer, side: int | None = None) -> ClipTower:

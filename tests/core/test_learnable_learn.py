@@ -84,8 +84,9 @@ def test_exhaustive_takes_the_least_loss_of_every_anchor():
     assert isinstance(Eye(), Perception)
     done: list[tuple[int, int]] = []
     found = learn(progress=lambda k, n: done.append((k, n)))
-    assert found.mode == "exhaustive" and found.made == 12
-    assert done[-1] == (12, 12) and done == sorted(done)
+    distinct = len(found.candidates.flatten(0, 1).unique(dim=0))  # those at the border may coincide
+    assert found.mode == "exhaustive" and found.made == distinct <= 12
+    assert done[-1] == (distinct, distinct) and done == sorted(done)
     assert found.chosen.tolist() == found.losses["total"].argmin(-1).tolist()
     parts = found.losses["clip"] + found.losses["direction"] + found.losses["structure"]
     torch.testing.assert_close(found.losses["total"], parts)

@@ -21,7 +21,9 @@ class TextRetouch(ComfyExtension):
         from .location_filter import RetouchLocationFilter
         from .masks_to_regions import RetouchMasksToRegions
         from .measure import RetouchMeasure
+        from .noise_contrast_mask import RetouchNoiseContrastMask
         from .rank_candidates import RetouchRankCandidates
+        from .referring_segment import RetouchReferringSegment
         from .region_sampler import RetouchRegionSampler
         from .region_scores import RetouchRegionScores
         from .scorer_from_clip import RetouchScorerFromCLIP
@@ -42,4 +44,6 @@ class TextRetouch(ComfyExtension):
             RetouchComposite,
             RetouchRankCandidates,
             RetouchMeasure,
+            RetouchReferringSegment,
+            RetouchNoiseContrastMask,
         ]

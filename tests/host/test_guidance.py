@@ -276,7 +276,7 @@ def test_embedded_models_guide_in_inference_mode(pack: Pack, small: Any) -> None
     """The shipped scorer's own gradients, and its networks beside the model."""
     load = pack("nodes.load_embedded").RetouchLoadEmbedded
     with torch.inference_mode():
-        model, clip, vae, _, scorer = load.execute(denoiser="inpaint").result
+        model, clip, vae, _, scorer, *_ = load.execute(denoiser="inpaint").result
         cond = clip.encode_from_tokens_scheduled(clip.tokenize("a blue fish"))
         led = (
             pack("nodes.guidance")

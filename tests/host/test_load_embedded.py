@@ -16,7 +16,7 @@ Pack = Callable[[str], ModuleType]
 
 @pytest.fixture(scope="module")
 def loaded(pack: Pack) -> dict[str, Any]:
-    names = ("model", "clip", "vae", "segmenter", "scorer")
+    names = ("model", "clip", "vae", "segmenter", "scorer", "referrer")
     made = pack("nodes.load_embedded").RetouchLoadEmbedded.execute("inpaint").args
     return dict(zip(names, made, strict=True))
 
@@ -72,6 +72,7 @@ def test_what_arrives_on_the_sockets_is_the_hosts_own(pack: Pack, loaded: dict[s
     protocols = pack("retouch_core.models.protocols")
     assert isinstance(loaded["segmenter"], protocols.Segmenter)
     assert isinstance(loaded["scorer"], protocols.Scorer)
+    assert isinstance(loaded["referrer"], protocols.Referrer)
 
 
 def test_unloading_leaves_none_of_ours(loaded: dict[str, Any]) -> None:

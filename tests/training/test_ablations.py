@@ -21,7 +21,7 @@ from training.ablations.bench import Bench
 from training.ablations.catalogue import ABLATIONS
 from training.ablations.design import Ablation, Claim, Measured, Metric, Variant, check
 from training.ablations.editing import ORACLE, chosen, measure_best_of, measure_edits, recipe_of, value
-from training.ablations.perceptual import feature_distance
+from training.ablations.perceptual import perceptual, perceptual_name
 from training.ablations.records import joined, remnants
 from training.ablations.report import load, markdown, save, shown
 from training.ablations.results import result, same
@@ -168,29 +168,17 @@ def test_remnants_are_what_still_looks_as_before():
 
 
 def test_the_stand_in_for_lpips_is_zero_for_itself_and_symmetric():
-    class Tower(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.patch = torch.nn.Conv2d(3, 6, 4, 4)
+    def features(views: torch.Tensor) -> list[torch.Tensor]:
+        tokens = (views - 0.4).flatten(2).mT
+        return [tokens, tokens[:, ::2] ** 2]
 
-        def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool) -> Any:
-            tokens = self.patch(pixel_values).flatten(2).mT
-            layers = (
-                tokens,
-                torch.cat([tokens[:, :1], tokens], 1),
-                torch.cat([tokens[:, :1], tokens.tanh()], 1),
-            )
-            return SimpleNamespace(hidden_states=layers)
-
-    scorer = SimpleNamespace(
-        image_size=16, model=SimpleNamespace(vision_model=Tower()), _mean=torch.zeros(3), _std=torch.ones(3)
-    )
-    a, b = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(1)).unbind()
-    assert float(feature_distance(a[None], a[None], scorer)) == 0
-    there, back = feature_distance(a[None], b[None], scorer), feature_distance(b[None], a[None], scorer)
-    torch.testing.assert_close(there, back)
-    assert 0 < float(there) < 4  # unit vectors are at most 2 apart
+    distance = perceptual(SimpleNamespace(image_size=16, features=features))
+    a, b = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(1)).split(1)
+    assert float(distance(a, a)) == 0
+    torch.testing.assert_close(distance(a, b), distance(b, a))
+    assert 0 < float(distance(a, b)) < 4  # unit vectors are at most 2 apart
+    assert distance(torch.cat([a, b]), a).shape == (2,)
+    assert perceptual_name() in ("LPIPS (vgg)", "perceptual distance (scorer features)")
 
 
 # --- searching ---
@@ -337,7 +325,7 @@ def test_numbers_are_shown_with_digits_for_their_size():
     assert shown(None, Metric("x")) == "–"
     assert (
         shown({"value": 0.0213, "low": 0.02, "high": None, "count": 2}, Metric("x"))
-        == "0.0213 (0.0200 to –, n 2)"
+        == "0.02130 (0.02000 to –, n 2)"
     )
     assert shown({"value": -17.7, "low": -18.0, "high": -17.0, "count": 9}, Metric("x")) == (
         "−17.70 (−18.00 to −17.00, n 9)"

@@ -25,9 +25,10 @@ from .report import save
 from .results import Plain, machine, result, same
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "ablations"
-MEASURED_PER_CANDIDATE_STEP = 0.016
-"""Seconds that one candidate takes a step on two cores, judge included, for the first estimate (measured: one retouch
-of 4 candidates in 20 steps takes 1.1 s)."""
+SECONDS_A_SCENE, SECONDS_A_CANDIDATE = 0.2, 0.12
+"""Search, encoding and drawing for a scene, and decoding and judging for a candidate, on two cores."""
+SECONDS_A_STEP, SECONDS_A_ROW = 0.006, 0.006
+"""A call of the network, and each of its rows (measured: 20 steps with 8 rows take about 1.1 s)."""
 SECONDS_A_SEARCH = 0.15
 
 
@@ -68,10 +69,12 @@ def cost(bench: Bench, ablations: Sequence[Ablation]) -> list[tuple[Ablation, in
                 missing = bench.missing(made, count, scenes, exact=ablation.exact, task=ablation.task)
                 missing = max(0, missing - min(have, count) * min(of, scenes))
                 planned[key] = max(have, count), max(of, scenes)
-                # Without guidance the network runs once a step instead of twice or three times.
-                passes = 1 if made.scale == 1 else 2 + (0 < made.lam < 1)
+                # Without guidance the network has one row a candidate instead of two or three.
+                rows = count * (1 if made.scale == 1 else 2 + (0 < made.lam < 1))
                 fresh += missing
-                seconds += missing * made.steps * MEASURED_PER_CANDIDATE_STEP * passes / 2
+                scene = SECONDS_A_SCENE + count * SECONDS_A_CANDIDATE
+                scene += made.steps * (SECONDS_A_STEP + rows * SECONDS_A_ROW)
+                seconds += missing / count * scene
         else:
             seconds = scenes * SECONDS_A_SEARCH * 2
         found.append((ablation, fresh, seconds))

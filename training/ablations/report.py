@@ -21,7 +21,7 @@ that a paper claims, not its numbers. Every difference is paired: the same scene
 
 "agrees": the 95 % bootstrap interval of the paired difference lies on the claimed side of 0. "does not": on the other.
 "undecided": it holds 0. Claims without a source are comparisons of ours. Differences are given so that above 0 is in the
-claimed direction, whether a metric is better high (↑) or low (↓).
+claimed direction, whether a metric is better high (↑) or low (↓). Where nothing is ranked, a scene has one candidate.
 """
 
 
@@ -155,7 +155,7 @@ def shown(estimate: Plain | None, metric: Metric, *, signed: bool = False) -> st
         None if v is None else v * scale for v in (estimate["value"], estimate["low"], estimate["high"])
     ]
     spread = max(abs(n) for n in numbers if n is not None)
-    digits = 1 if metric.share else 4 if spread < 1 else 3 if spread < 10 else 2
+    digits = 1 if metric.share else 5 if spread < 0.05 else 4 if spread < 1 else 3 if spread < 10 else 2
     value, low, high = (_number(n, digits, signed) for n in numbers)
     unit = " %" if metric.share and not signed else " points" if metric.share else ""
     return f"{value}{unit}" if low == "–" else f"{value}{unit} ({low} to {high}, n {estimate['count']})"

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ def best_fixed(asked: Sequence[Asked], grid: Sequence[float] | np.ndarray = GRID
 def measure_threshold(bench: Bench, ablation: Ablation) -> Measured:
     """The variants' options of `adaptive_threshold` on the same scores."""
     settings = recipe(ablation.recipe)
-    shared = {
+    shared: dict[str, Any] = {
         "u": settings.u,
         "norm": settings.norm,
         "beta": settings.beta or bench.retoucher.scorer.logit_scale,

@@ -169,6 +169,7 @@ class GuidedDenoise:
     ) -> list[tuple[Tensor, Tensor | float, list[Tensor]]]:
         """(loss [B], where its change may act, areas in which the change is bounded), one for each backward pass."""
         closed = 1 - opened
+        wanted: list[tuple[Tensor, Tensor | float, list[Tensor]]]
         if held:
             wanted = [(region + background + outside, 1.0, [opened])]
         elif self.guidance.update == "everywhere" or not (region.requires_grad or background.requires_grad):

@@ -165,7 +165,7 @@ class PictureLosses:
                 "use a decoder that makes whole pixels of every cell"
             )
         if not self._terms:
-            size = tuple(side * scale for side in latents.shape[-2:])
+            size = (latents.shape[-2] * scale, latents.shape[-1] * scale)
             rows, columns = window.pixels(scale)
             source, mask = (
                 functional.adaptive_avg_pool2d(plane, size)[..., rows, columns].to(latents)

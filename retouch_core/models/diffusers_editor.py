@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..tensors.checks import InputWarning
 from ..tensors.convert import from_diffusion, to_diffusion
 from .differentiable import lent
+from .half_decoder import half_decoder_of
 from .noise import nearest_timestep, per_sample, training_sigmas
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -195,6 +196,10 @@ class DiffusersEditor:
         with lent(self.vae) if latents.requires_grad else nullcontext():
             weight = next(self.vae.parameters())
             return self.vae.decode((latents / self._scale + self._shift).to(weight)).sample.float()
+
+    def half_decoder(self) -> Callable[[Tensor], Tensor]:
+        """`decode_pixels` at half the picture's side, for less than half of the work; AutoencoderTiny only."""
+        return half_decoder_of(self.vae, self._scale)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from retouch_core.models.embedded import FOLDER, WeightsError
+from retouch_core.models.embedded import FOLDER, WeightsError, load_embedded
 from retouch_core.models.protocols import InstanceReferrer, Referrer
 from retouch_core.models.referrer import EmbeddedReferrer, load_network, load_referrer, save_network
 from retouch_core.models.referring_network import ReferringNetwork, Shape, make_network
@@ -152,3 +152,21 @@ def test_weights_that_come_late_are_asked_for_late() -> None:
     referrer = EmbeddedReferrer(absent, SomeWords())
     with pytest.raises(WeightsError, match="weights are missing"):
         referrer.heat_maps(torch.rand(1, 32, 32, 3), ["a"])
+
+
+def test_a_bundle_with_a_referrer_gives_it_and_one_without_gives_none(
+    tmp_path: Path, network: ReferringNetwork
+) -> None:
+    folder = tmp_path / "embedded"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("referrer"))
+    listed = json.loads((folder / "manifest.json").read_text())
+    kept = {name: entry for name, entry in listed.items() if not name.startswith("referrer/")}
+    (folder / "manifest.json").write_text(json.dumps(kept))
+    assert load_embedded(folder).referrer is None
+    save_network(network, folder)
+    referrer = load_embedded(folder).referrer
+    assert isinstance(referrer, Referrer)
+    image = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(5))
+    maps = referrer.heat_maps(image, ["the red ball", "a blue fish on the left"])
+    assert maps.shape == (2, 128, 128) and not torch.allclose(maps[0], maps[1])
+    assert referrer.unknown_words("a red dragon") == ("dragon",)

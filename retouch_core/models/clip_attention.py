@@ -23,6 +23,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "gelu": functional.gelu,
 }
+FINER = 2
+"""How much larger than its training the picture is whose attention is taken: ViT-L/14 then has the 32x32 patches of the
+official code, and of the embedded tower's nine anchors 72 % lie on things instead of 39 % (by chance 22 %; measured on
+the shipped pictures)."""
 PREFIX = "vision_model."
 PROJECTION = "visual_projection.weight"
 
@@ -49,7 +53,7 @@ class ClipTower:
         Args:
             weights: name -> tensor; `vision_model.*` and `visual_projection.weight` are read.
             heads: attention heads; activation: a key of `ACTIVATIONS`; mean, std: [3], normalise pixels.
-            side: pixels on a side of what the attention is taken of; None: image_size. Others interpolate positions.
+            side: pixels on a side of what the attention is taken of, with interpolated positions; None: 2 image_size.
 
         Raises:
             ValueError: weights of another architecture, an unknown activation, a side that is no multiple of the patch.
@@ -76,8 +80,8 @@ class ClipTower:
         self._grid = math.isqrt(len(weights[table]) - 1)
         self.image_size = self._grid * self.patch
         self._blocks = len([name for name in self._weights if name.endswith("layer_norm1.weight")])
-        self._side = side or self.image_size
-        if self._side % self.patch:
+        self._side = FINER * self.image_size if side is None else side
+        if self._side < self.patch or self._side % self.patch:
             raise ValueError(
                 f"side must be a multiple of the patch of {self.patch} px, got {side!r}; {self.image_size} is the model's"
             )

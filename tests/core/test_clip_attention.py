@@ -144,3 +144,29 @@ def test_dino_without_attentions_is_refused():
         DinoAttention(dino("sdpa"))
     with pytest.raises(ValueError, match="side must be a multiple of the patch"):
         DinoAttention(dino(), side=60)
+
+
+def test_nine_anchors_of_the_embedded_tower_lie_on_things_more_often_than_not():
+    """On the first shipped pictures; things are the entities that cover less than a quarter of the frame."""
+    from pathlib import Path
+
+    import retouch_core
+    from retouch_core.models.clip_attention import tower_of
+    from retouch_core.models.embedded import load_scorer
+    from retouch_core.models.graph_segmenter import GraphSegmenter
+    from retouch_core.pictures import read_picture
+    from retouch_core.regions.learnable.anchors import top_anchors
+
+    tower, segmenter = tower_of(load_scorer()), GraphSegmenter()
+    pictures = Path(retouch_core.__file__).parent / "demo_pictures"
+    hit, chance = [], []
+    for name in ("grass.png", "wood.png"):
+        image = read_picture(pictures / name)
+        attention, _ = tower(image)
+        masks, _ = segmenter(image)
+        things = masks[masks.flatten(1).float().mean(1) < 0.25].any(0).float()
+        share = torch.nn.functional.adaptive_avg_pool2d(things[None, None], attention.shape)[0, 0] > 0.3
+        rows, columns = top_anchors(attention, 9).T
+        hit.append(float(share[rows, columns].float().mean()))
+        chance.append(float(share.float().mean()))
+    assert sum(hit) / 2 > 0.5 > 0.3 > sum(chance) / 2

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.model_management
 import comfy.model_sampling
 import comfy.sampler_helpers
 import torch
@@ -22,6 +23,7 @@ from ..retouch_core.editing.loss_guidance import GuidedDenoise
 from ..retouch_core.editing.loss_terms import Guidance
 from ..retouch_core.editing.picture_losses import Decode, PictureLosses
 from ..retouch_core.models.differentiable import gradients, lent, normal
+from ..retouch_core.models.half_decoder import half_decoder
 from ..retouch_core.tensors.checks import InputWarning, check_batches, check_image, clamped, fit_mask
 from ..retouch_core.tensors.convert import to_diffusion
 from . import _host, _latents
@@ -29,6 +31,8 @@ from . import _host, _latents
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(x, sigma) as the host's samplers hand them over -> D."""
 
+SMALL = ("tiny", "tiny_half")
+"""Paths through a small decoder."""
 LEAST_SIGNAL = 1e-3
 """Smallest share of the picture in a latent of a flow model that is divided by."""
 NESTED = "text_retouch_guidance"
@@ -130,13 +134,13 @@ def decoding_vae(guidance: Guidance, vae: Any) -> Any:
         ValueError: path `tiny` without a small decoder, or a VAE that does not show its network.
     """
     chosen = vae
-    if guidance.path == "tiny":
-        if guidance.decoder is not None:
-            chosen = guidance.decoder
-        elif not hasattr(getattr(vae, "first_stage_model", None), "taesd_decoder"):
+    if guidance.path in SMALL:
+        chosen = vae if guidance.decoder is None else guidance.decoder
+        is_small = hasattr(getattr(chosen, "first_stage_model", None), "taesd_decoder")
+        if not is_small and (guidance.decoder is None or guidance.path == "tiny_half"):
             raise ValueError(
-                "decoder is not connected to Retouch Guidance and vae is not a small one, so path tiny has nothing to "
-                "decode with; connect Load VAE with taesd, or choose detach_unet"
+                f"decoder of Retouch Guidance is no TAESD and vae is none either, so path {guidance.path} has nothing "
+                "to decode with; connect Load VAE with taesd, or choose detach_unet"
             )
     if not callable(getattr(getattr(chosen, "first_stage_model", None), "decode", None)):
         raise ValueError(
@@ -174,6 +178,18 @@ def vae_decoder(vae: Any, form: Any) -> Decode:
         return pixels if signed else pixels * 2 - 1
 
     return decode
+
+
+def half_taesd(vae: Any, form: Any) -> Decode:
+    """The decoder of a host TAESD stopped at half size, for latents of the model. Call it outside inference mode."""
+    network = vae.first_stage_model
+
+    def enter(latents: Tensor) -> Tensor:
+        raw = form.process_out(latents).to(vae.device, vae.vae_dtype)
+        return (raw - normal(network.vae_shift).detach()) * normal(network.vae_scale).detach()
+
+    decode = half_decoder(network.taesd_decoder, enter, form.latent_channels)
+    return lambda latents: decode(latents).to(latents.device)
 
 
 def linear_preview(form: Any, latents: Tensor, pixels: Tensor, cell: int) -> Decode:
@@ -267,7 +283,12 @@ class Run:
             with gradients():
                 pixels = normal(to_diffusion(image)).to(latents.device)
                 return linear_preview(form, normal(latents), pixels, cell)
-        return vae_decoder(decoding_vae(losses.guidance, losses.vae), form)
+        vae = decoding_vae(losses.guidance, losses.vae)
+        if losses.guidance.path == "tiny_half":
+            comfy.model_management.load_model_gpu(vae.patcher)
+            with gradients():
+                return half_taesd(vae, form)
+        return vae_decoder(vae, form)
 
     def predict(self, plain: Predict, x: Tensor, sigma: Tensor) -> Tensor:
         """D of the host's prediction `plain` at (x, sigma), moved by the losses."""

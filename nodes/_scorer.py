@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import comfy.model_management
@@ -76,12 +76,29 @@ class HostScorer:
             for values in (self.vision.image_mean, self.vision.image_std)
         )
         seen = []
-        with nullcontext() if guiding else torch.no_grad(), lent(self.vision.model if guiding else None):
+        with self._led() if guiding else torch.no_grad():
             for chunk in views.split(CHUNK):
                 check_cancelled()
                 pixels = (chunk.to(device, torch.float32) - mean) / std
                 seen.append(self.vision.model(pixel_values=pixels, intermediate_output=layer))
         return seen
+
+    @contextmanager
+    def _led(self) -> Iterator[None]:
+        """A block in which the image tower can be differentiated.
+
+        The host's layers add to their input in place, after a norm has kept that input for its own gradient: the norms
+        are handed copies.
+        """
+        parts = self.vision.model.modules()
+        norms = [part for part in parts if isinstance(part, torch.nn.LayerNorm)]
+        hooks = [norm.register_forward_pre_hook(lambda _, given: (given[0].clone(),)) for norm in norms]
+        try:
+            with lent(self.vision.model):
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

@@ -81,7 +81,7 @@ class RetouchGuidance(io.ComfyNode):
                     options=list(PATHS),
                     default="detach_unet",
                     tooltip="Way of the gradient. detach_unet: through the VAE. full: through the model as well, slow. "
-                    "tiny: through a small decoder. linear: colours only, nearly free.",
+                    "tiny: through a small decoder. linear: colours only, nearly free. tiny_half: a small decoder at half size.",
                 ),
                 io.Combo.Input(
                     "distance",
@@ -164,7 +164,7 @@ class RetouchGuidance(io.ComfyNode):
                 io.Vae.Input(
                     "decoder",
                     optional=True,
-                    tooltip="For path tiny: a small VAE, of Load VAE with taesd. Not needed where the VAE is one.",
+                    tooltip="For the tiny paths: a small VAE, of Load VAE with taesd. Not needed where the VAE is one.",
                 ),
             ],
             outputs=[_types.Guidance.Output("guidance", tooltip="For Region Sampler or Conditional CFG.")],

@@ -12,9 +12,10 @@ from .clean_image import ESTIMATES
 from .cutouts import CUTTINGS
 from .losses import DISTANCES, Perceptual
 
-PATHS = ("detach_unet", "full", "tiny", "linear")
+PATHS = ("detach_unet", "full", "tiny", "linear", "tiny_half")
 """Where the gradient goes (methods.md 10.5). `full`: decoder and denoiser. `detach_unet`: the decoder alone, the
-predicted noise held constant. `tiny`: the same through a small decoder. `linear`: one colour a latent cell."""
+predicted noise held constant. `tiny`: the same through a small decoder. `linear`: one colour a latent cell. `tiny_half`:
+the small decoder stopped at half the picture's side (`models.half_decoder`)."""
 UPDATES = ("own", "everywhere")
 """Where a term may change the estimate: region terms in the region and background terms outside, or both anywhere."""
 WINDOWS = ("region", "frame")

@@ -29,11 +29,14 @@ def split_at_last_doubling(layers: nn.Sequential) -> tuple[nn.Sequential, nn.Seq
         ValueError: a decoder without one at its top level.
     """
     places = [k for k, layer in enumerate(layers) if isinstance(layer, nn.Upsample)]
-    if not places or places[-1] == 0:
+    whole = type(layers).forward is nn.Sequential.forward
+    if not (whole and places and places[-1]):
         raise ValueError(
-            f"decoder of {len(layers)} layers doubles nowhere by nn.Upsample; use a TAESD-like decoder, or path linear"
+            f"decoder of {len(layers)} layers has no plain row of them with nn.Upsample; use a TAESD-like decoder, or "
+            "path linear"
         )
-    return layers[: places[-1]], layers[places[-1] :]
+    parts = list(layers)
+    return nn.Sequential(*parts[: places[-1]]), nn.Sequential(*parts[places[-1] :])
 
 
 def drawn_latents(channels: int) -> Tensor:

@@ -49,5 +49,5 @@ def test_autoencoders_without_a_row_of_layers_are_named():
     assert half_decoder_of(vae, 1.3)(latents).shape == (1, 3, 16, 16)
     with pytest.raises(ValueError, match="vae is a AutoencoderKL without a row of decoder layers"):
         half_decoder_of(vae_kl())
-    with pytest.raises(ValueError, match=r"decoder of 1 layers doubles nowhere by nn\.Upsample"):
+    with pytest.raises(ValueError, match=r"decoder of 1 layers has no plain row of them with nn\.Upsample"):
         half_decoder(nn.Sequential(nn.Conv2d(4, 3, 1)), lambda z: z, 4)

@@ -213,7 +213,7 @@ def test_terms_that_mean_nothing(values, sentence):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"path": "half"}, "path must be one of detach_unet, full, tiny, linear, got 'half'"),
+        ({"path": "half"}, "path must be one of detach_unet, full, tiny, linear, tiny_half, got 'half'"),
         ({"estimate": "x1"}, "estimate must be one of"),
         ({"update": "nowhere"}, "update must be one of"),
         ({"window": "none"}, "window must be one of"),

@@ -104,5 +104,5 @@ def test_a_damaged_bundle_is_refused_in_one_sentence(
 
 
 def test_a_denoiser_that_is_not_shipped_is_refused(pack: Pack) -> None:
-    with pytest.raises(ValueError, match="denoiser must be one of inpaint, got 'plain'"):
+    with pytest.raises(ValueError, match="denoiser must be one of inpaint, blended, got 'plain'"):
         pack("nodes.load_embedded").RetouchLoadEmbedded.execute("plain")

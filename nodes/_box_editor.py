@@ -47,7 +47,7 @@ def tower_of_scorer(scorer: Any) -> ClipTower:
     """
     if isinstance(scorer, ClipScorer):
         return tower_of(scorer)
-    vision = getattr(scorer, "vision", None)
+    vision: Any = getattr(scorer, "vision", None)
     config = getattr(vision, "config", None)
     if config is None or not hasattr(vision, "get_sd"):
         raise TypeError(

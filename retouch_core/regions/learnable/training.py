@@ -123,7 +123,7 @@ def reinforce(
         edits.need(list(enumerate(chosen.tolist())))
         losses = edits.losses["total"].gather(1, chosen[:, None])[:, 0]
         adam.zero_grad()
-        sampled_objective(chosen_from, chosen, losses, mean, schedule.entropy).backward()  # type: ignore[no-untyped-call]
+        sampled_objective(chosen_from, chosen, losses, mean, schedule.entropy).backward()
         adam.step()
         known = torch.isfinite(losses)
         mean = torch.where(known, MEMORY * mean + (1 - MEMORY) * losses, mean)
@@ -166,7 +166,7 @@ def gumbel_st(
             losses.append(float(loss.detach()))
         adam.zero_grad()
         if leaf.grad is not None:
-            one_hot.backward(leaf.grad)  # type: ignore[no-untyped-call]
+            one_hot.backward(leaf.grad)
             adam.step()
         history.losses.append(sum(losses) / len(losses) if losses else float("nan"))
         tell(step + 1)

@@ -21,6 +21,7 @@ from training.ablations.bench import Bench
 from training.ablations.catalogue import ABLATIONS
 from training.ablations.design import Ablation, Claim, Measured, Metric, Variant, check
 from training.ablations.editing import ORACLE, chosen, measure_best_of, measure_edits, recipe_of, value
+from training.ablations.learned import Boxes
 from training.ablations.perceptual import perceptual, perceptual_name
 from training.ablations.records import joined, remnants
 from training.ablations.report import load, markdown, save, shown
@@ -205,19 +206,46 @@ def test_queries_of_several_mean_all_things_of_that_class_and_colour():
         assert torch.equal(truth, case.masks[same].any(0))
 
 
+# --- learned regions ---
+
+
+def test_a_box_is_edited_once_with_the_scenes_seed_and_only_there():
+    calls: list[tuple[int, list[int]]] = []
+
+    class Worker:
+        def retouch(self, image, query, prompt, *, recipe, candidates, seed, mask):  # type: ignore[no-untyped-def]
+            ys, xs = mask[0].nonzero().T
+            calls.append((seed, [int(v) for v in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)]))
+            assert (query, prompt, candidates) == ("cup", "a red star", 1) and float(mask.sum()) == 12 * 20
+            return SimpleNamespace(image=image + len(calls))
+
+    case = SimpleNamespace(image=torch.zeros(1, 64, 64, 3), prompt="a red star")
+    worker: Any = Worker()
+    nowhere: Any = case
+    boxes = Boxes(worker, nowhere, recipe("default"), 7, "cup")
+    first, second = [4, 8, 16, 28], [0, 0, 20, 12]
+    made = boxes(case.image, torch.tensor([first, second, first]))
+    assert calls == [(7, first), (7, second)]
+    assert [float(picture.max()) for picture in made] == [1, 2, 1]
+
+
 # --- the catalogue ---
 
 
 def test_the_catalogue_holds_together():
+    nobody: Any = None
+    bench = Bench(nobody, nobody)
     check(ABLATIONS)
-    known = {f.name for f in fields(Recipe)}
     for ablation in ABLATIONS:
         assert ablation.claims and ablation.published and ablation.paper
-        if ablation.measure is None and not ablation.needs:
+        if not ablation.needs and ablation.measure is None:
+            assert set(ablation.full) - {"candidates"} <= {f.name for f in fields(Recipe)}
             for variant in ablation.variants:
-                assert (
-                    set(ablation.base) | set(variant.changes) | set(ablation.full) - {"candidates"} <= known
-                )
+                made = recipe_of(bench, ablation, variant.changes).settings()
+                assert {k: made[k] for k in variant.changes} == variant.changes
+                assert {k: made[k] for k in ablation.base} == ablation.base | {
+                    k: v for k, v in variant.changes.items() if k in ablation.base
+                }
     assert {c.metric for a in ABLATIONS if a.key == "cma-iqa" for c in a.claims} >= {
         "SSIM",
         "FID (scorer features)",

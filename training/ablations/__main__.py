@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retouch_core.pipeline import Retoucher
+from retouch_core.regions.learnable.proposals import SIZES
 
 from ..judge import WEIGHTS, load
 from .bench import Bench
@@ -23,6 +24,7 @@ from .editing import measure_best_of, measure_edits, recipe_of, size_of
 from .report import load as load_report
 from .report import save
 from .results import Plain, machine, result, same
+from .searching import measure_location, measure_threshold
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "ablations"
 SECONDS_A_SCENE, SECONDS_A_CANDIDATE = 0.2, 0.12
@@ -30,12 +32,14 @@ SECONDS_A_SCENE, SECONDS_A_CANDIDATE = 0.2, 0.12
 SECONDS_A_STEP, SECONDS_A_ROW = 0.006, 0.006
 """A call of the network, and each of its rows (measured: 20 steps with 8 rows take about 1.1 s)."""
 SECONDS_A_SEARCH = 0.15
+SEARCHES = (measure_threshold, measure_location)
+"""Measured without a single candidate."""
 
 
 def setup(bench: Bench, ablation: Ablation) -> Plain:
     """What a result depends on; the time it took is added."""
     candidates, scenes = size_of(bench, ablation)
-    steps = recipe_of(bench, ablation, {}).steps if makes_candidates(ablation) else 0
+    steps = 0 if ablation.measure in SEARCHES else recipe_of(bench, ablation, {}).steps
     return {
         "scenes": scenes,
         "candidates": candidates,
@@ -49,7 +53,7 @@ def setup(bench: Bench, ablation: Ablation) -> Plain:
 
 
 def makes_candidates(ablation: Ablation) -> bool:
-    """Whether it samples at all."""
+    """Whether it takes its candidates from the bench."""
     return ablation.measure in (None, measure_best_of)
 
 
@@ -75,8 +79,16 @@ def cost(bench: Bench, ablations: Sequence[Ablation]) -> list[tuple[Ablation, in
                 scene = SECONDS_A_SCENE + count * SECONDS_A_CANDIDATE
                 scene += made.steps * (SECONDS_A_STEP + rows * SECONDS_A_ROW)
                 seconds += missing / count * scene
-        else:
+        elif ablation.measure in SEARCHES:
             seconds = scenes * SECONDS_A_SEARCH * 2
+        else:
+            # Boxes: as good as all sizes of every anchor, one by one.
+            made = recipe_of(bench, ablation, {})
+            key = bench.key(made, True, "learned")
+            fresh = 0 if key in planned else scenes * count * SIZES
+            planned[key] = count, scenes
+            one = SECONDS_A_SCENE + SECONDS_A_CANDIDATE + made.steps * (SECONDS_A_STEP + 2 * SECONDS_A_ROW)
+            seconds = fresh * one
         found.append((ablation, fresh, seconds))
     return found
 

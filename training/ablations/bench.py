@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -52,6 +53,7 @@ class Bench:
         folder: where records are kept, one line a scene; None keeps them in memory only.
         judge_file: the judge's weights, which the records depend on.
         seconds, made: time spent on candidates, and how many of them.
+        shared: what ablations with a measure of their own keep for each other while the program runs.
     """
 
     retoucher: Retoucher
@@ -64,6 +66,7 @@ class Bench:
     judge_file: Path = WEIGHTS
     seconds: float = 0.0
     made: int = 0
+    shared: dict[Any, Any] = field(default_factory=dict)
     _kept: dict[str, list[Record]] = field(default_factory=dict)
 
     @cached_property

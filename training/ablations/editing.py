@@ -23,7 +23,7 @@ FULL_SCENES = 20
 
 def recipe_of(bench: Bench, ablation: Ablation, changes: dict[str, Any]) -> Recipe:
     """The ablation's recipe with its shared values, a variant's changes and the bench's steps."""
-    chosen = bench.recipe(replace(recipe(ablation.recipe), **ablation.base, **changes))
+    chosen = bench.recipe(replace(recipe(ablation.recipe), **(ablation.base | changes)))
     told = {k: v for k, v in ablation.full.items() if k != "candidates"}
     return replace(chosen, **(told | changes)) if bench.full else chosen
 

@@ -133,7 +133,7 @@ def _setup_line(ablation: Ablation, setup: Plain) -> str:
     if ablation.base:
         said.append("with " + ", ".join(f"{k} {v}" for k, v in ablation.base.items()))
     said.append(f"{setup['scenes']} scenes")
-    if ablation.measure is None or "m" in ablation.variants[0].changes:
+    if setup["steps"]:
         said.append(
             f"{setup['candidates']} candidate{'s' if setup['candidates'] > 1 else ''} of {setup['steps']} steps"
         )

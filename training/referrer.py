@@ -164,7 +164,7 @@ def measure(network: ReferringNetwork, world: Archive, words: Phrases, scenes: i
             kind = "both" if both else "class" if one.name is not None else "colour"
             kind = "ground" if one.ground is not None else "placed" if one.place is not None else kind
             rows[kind].append(float((found & wanted).sum() / (found | wanted).sum()))
-    return {k: round(sum(v) / max(len(v), 1), 4) for k, v in rows.items()}
+    return {k: round(sum(v) / len(v), 4) if v else float("nan") for k, v in rows.items()}
 
 
 def contact_sheet(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -59,10 +60,10 @@ class HostScorer:
         seen = self._seen(views, -2)
         return F.normalize(torch.cat([out[2].float().cpu() for out in seen]), dim=-1)
 
-    def features(self, views: Tensor) -> list[Tensor]:
-        """Views [N,3,S,S] in 0..1 -> patch tokens [N,P,D] float32 after each layer of the image tower, likewise."""
+    def features(self, views: Tensor, depth: float = 1.0) -> list[Tensor]:
+        """Views [N,3,S,S] in 0..1 -> patch tokens [N,P,D] float32 after each of the first ceil(depth * L) layers."""
         layers = torch.cat([out[1].float() for out in self._seen(views, "all")])
-        return [tokens[:, 1:] for tokens in layers.unbind(1)]
+        return [tokens[:, 1:] for tokens in layers.unbind(1)[: math.ceil(depth * layers.shape[1])]]
 
     def _seen(self, views: Tensor, layer: int | str) -> list[Any]:
         """What the image tower puts out, chunk by chunk."""

@@ -18,6 +18,8 @@ from .perceptual import backbone_file, load_lpips
 
 FEATURES = "scorer features"
 """Name of the stand-in over the tokens of a scorer's image tower."""
+DEPTH = 0.5
+"""Share of the layers that the stand-in looks at: what comes later says what a thing is, not how it looks."""
 EMBEDDING = "scorer embedding"
 """Name of the stand-in over a scorer that shows nothing but its embedding."""
 
@@ -47,8 +49,8 @@ class LpipsDistance:
 class ScorerDistance:
     """How far apart a scorer sees two pictures: the recipe of LPIPS over the patch tokens of its image tower.
 
-    Tokens of every layer are brought to unit length, squared differences are summed over their channels and averaged
-    over patches and layers; no weights are fitted, so its numbers compare with nobody's LPIPS. A scorer without
+    Tokens of the first half of the layers are brought to unit length, squared differences are summed over their channels
+    and averaged over patches and layers; no weights are fitted, so its numbers compare with nobody's LPIPS. A scorer without
     `features` gives the squared distance of two embeddings instead.
     """
 
@@ -70,11 +72,11 @@ class ScorerDistance:
         return distance
 
     def _tokens(self, pixels: Tensor) -> list[Tensor]:
-        """Unit tokens [B,P,D] of every layer."""
+        """Unit tokens [B,P,D] of each layer."""
         size = self.scorer.image_size
         views = (functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True) + 1) / 2
         features = getattr(self.scorer, "features", None)
-        layers = [self.scorer.encode_images(views)[:, None]] if features is None else features(views)
+        layers = [self.scorer.encode_images(views)[:, None]] if features is None else features(views, DEPTH)
         return [functional.normalize(tokens, dim=-1) for tokens in layers]
 
 

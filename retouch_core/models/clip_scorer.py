@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -72,11 +74,23 @@ class ClipScorer:
             embeddings = as_tensor(self.model.get_image_features(pixel_values=self._pixels(views)))
         return F.normalize(embeddings.float(), dim=-1).cpu()
 
-    def features(self, views: Tensor) -> list[Tensor]:
-        """Views [N,3,S,S] in 0..1 -> patch tokens [N,P,D] after each layer of the image tower, differentiable too."""
+    def features(self, views: Tensor, depth: float = 1.0) -> list[Tensor]:
+        """Views [N,3,S,S] in 0..1 -> patch tokens [N,P,D] after each layer of the image tower, differentiable too.
+
+        Of L layers only the first ceil(depth * L) are computed; depth in (0, 1].
+        """
+        tower = self.model.vision_model
+        layers = tower.encoder.layers[: math.ceil(depth * len(tower.encoder.layers))]
+        found = []
         with lent(self.model) if views.requires_grad else nullcontext():
-            out = self.model.vision_model(pixel_values=self._pixels(views), output_hidden_states=True)
-        return [tokens[:, 1:].float() for tokens in out.hidden_states[1:]]
+            tokens = tower.pre_layrnorm(tower.embeddings(self._pixels(views)))
+            for layer in layers:
+                # transformers 4 wants a second mask and gives a tuple, 5 takes one and gives the tensor.
+                older = "causal_attention_mask" in inspect.signature(layer.forward).parameters
+                out = layer(tokens, None, None) if older else layer(tokens, None)
+                tokens = out[0] if isinstance(out, tuple) else out
+                found.append(tokens[:, 1:].float())
+        return found
 
     def _pixels(self, views: Tensor) -> Tensor:
         """Views as the image tower takes them."""

@@ -83,7 +83,8 @@ def half_decoder(
 
     def decode(latents: Tensor) -> Tensor:
         with lent(layers):
-            found = first(enter(latents).to(weight))
+            # Channels last: convolutions on a CPU need not reorder their input then.
+            found = first(enter(latents).to(weight).contiguous(memory_format=torch.channels_last))
         return functional.conv2d(found.float(), factors.to(found.device), bias.to(found.device))
 
     return decode

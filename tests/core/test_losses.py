@@ -157,7 +157,7 @@ def test_linear_preview_is_fitted_exactly_where_the_world_is_linear():
 def test_stand_in_says_what_it_is_and_is_a_distance():
     scorer = StubScorer()
     assert ScorerDistance(scorer).name == EMBEDDING
-    scorer.features = lambda views: [views.flatten(2).transpose(1, 2) + 0.1]  # type: ignore[attr-defined]
+    scorer.features = lambda views, depth: [views.flatten(2).transpose(1, 2) + 0.1]  # type: ignore[attr-defined]
     chosen = ScorerDistance(scorer)
     assert chosen.name == FEATURES and "LPIPS" not in chosen.name
     a, b = torch.rand(2, 2, 3, 20, 24) * 2 - 1

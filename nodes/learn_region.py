@@ -116,7 +116,7 @@ class RetouchLearnRegion(io.ComfyNode):
                     options=list(MODES),
                     default="auto",
                     tooltip="exhaustive: edit every box once, and take the best. reinforce, gumbel_st: train the paper's "
-                    "network, with fewer edits. auto: exhaustive up to 64 boxes.",
+                    "network, which asks for at most as many. auto: exhaustive up to 64 boxes.",
                 ),
                 io.Int.Input(
                     "epochs",

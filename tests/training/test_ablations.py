@@ -17,13 +17,14 @@ import torch
 from retouch_core.metrics.distribution import fid, sfid
 from retouch_core.recipes import Recipe, recipe
 from training.ablations import __main__ as program
-from training.ablations.bench import Bench
+from training.ablations.bench import Bench, cases_of
 from training.ablations.catalogue import ABLATIONS
 from training.ablations.design import Ablation, Claim, Measured, Metric, Variant, check
 from training.ablations.editing import ORACLE, chosen, measure_best_of, measure_edits, recipe_of, value
 from training.ablations.learned import Boxes
 from training.ablations.perceptual import perceptual, perceptual_name
 from training.ablations.records import joined, remnants
+from training.ablations.referred import measure_k
 from training.ablations.report import load, markdown, save, shown
 from training.ablations.results import result, same
 from training.ablations.searching import Asked, best_fixed, several
@@ -31,6 +32,7 @@ from training.ablations.statistics import difference, expected_best, mean, of_se
 from training.evaluation.cases import removals
 from training.evaluation.edit import without_target
 from training.evaluation.numbers import Estimate
+from training.judge import Judge
 
 # --- statistics ---
 
@@ -169,7 +171,7 @@ def test_remnants_are_what_still_looks_as_before():
 
 
 def test_the_stand_in_for_lpips_is_zero_for_itself_and_symmetric():
-    def features(views: torch.Tensor) -> list[torch.Tensor]:
+    def features(views: torch.Tensor, *_: int) -> list[torch.Tensor]:
         tokens = (views - 0.4).flatten(2).mT
         return [tokens, tokens[:, ::2] ** 2]
 
@@ -227,6 +229,44 @@ def test_a_box_is_edited_once_with_the_scenes_seed_and_only_there():
     made = boxes(case.image, torch.tensor([first, second, first]))
     assert calls == [(7, first), (7, second)]
     assert [float(picture.max()) for picture in made] == [1, 2, 1]
+
+
+# --- referring segmentation ---
+
+
+def test_a_larger_k_opens_more_and_nothing_opened_is_a_failure():
+    class Worker:
+        masks: list[float] = []  # noqa: RUF012
+
+        def retouch(self, image, query, prompt, *, recipe, candidates, seed, mask):  # type: ignore[no-untyped-def]
+            self.masks.append(float(mask.sum()))
+            return SimpleNamespace(image=image)
+
+    class Blur:
+        def heat_maps(self, image: torch.Tensor, phrases: list[str]) -> torch.Tensor:
+            thing = cases[len(Worker.masks) > 2].masks[0:1].float()  # any map will do, as long as it fades
+            wide = torch.nn.functional.avg_pool2d(thing[None], 9, 1, 4)[0]
+            return 0.9 * wide
+
+    cases = cases_of("edit", 2)
+    worker: Any = Worker()
+    referrer: Any = Blur()
+    ablation = made_up(
+        metrics=(Metric("mask IoU"), Metric("covered"), Metric("strict"), Metric("remnant")),
+        variants=tuple(Variant(f"K = {k}", {"k": k}) for k in (0, 60, 150, 230)),
+        claims=(),
+    )
+    measured = measure_k(Bench(worker, Judge().eval(), scenes=2, referrer=referrer), ablation)
+    assert len(worker.masks) == 6 and worker.masks[:3] == sorted(worker.masks[:3])
+    covered = [measured.values[f"K = {k}"]["covered"][0] for k in (0, 60, 150, 230)]
+    assert covered == sorted(covered) and covered[0] == 0
+    assert measured.values["K = 0"]["remnant"] == [1.0, 1.0] and measured.values["K = 0"]["strict"] == [
+        0.0,
+        0.0,
+    ]
+    assert measured.values["K = 230"]["remnant"] == [1.0, 1.0]  # the worker changes nothing
+    with pytest.raises(ValueError, match="the bench has no referrer"):
+        measure_k(Bench(worker, Judge(), scenes=2), ablation)
 
 
 # --- the catalogue ---

@@ -158,8 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         wanted, measured = chosen(args.only), load_report(args.output.with_suffix(".json"))
     except ValueError as error:
         raise SystemExit(str(error)) from error
+    retoucher = Retoucher.embedded()
     bench = Bench(
-        Retoucher.embedded(),
+        retoucher,
         load(args.judge),
         scenes=args.scenes,
         steps=args.steps,
@@ -167,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         full=args.full,
         folder=args.cache,
         judge_file=args.judge,
+        referrer=getattr(retoucher, "referrer", None),
     )
     todo = [a for a in wanted if args.again or not _done(bench, a, measured)]
     plan = cost(bench, todo)

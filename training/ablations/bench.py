@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from retouch_core.models.embedded import FOLDER, MANIFEST
+from retouch_core.models.protocols import Referrer
 from retouch_core.pipeline import Retoucher
 from retouch_core.recipes import Recipe
 
@@ -53,6 +54,7 @@ class Bench:
         folder: where records are kept, one line a scene; None keeps them in memory only.
         judge_file: the judge's weights, which the records depend on.
         seconds, made: time spent on candidates, and how many of them.
+        referrer: finds without a segmenter, where there is one.
         shared: what ablations with a measure of their own keep for each other while the program runs.
     """
 
@@ -66,6 +68,7 @@ class Bench:
     judge_file: Path = WEIGHTS
     seconds: float = 0.0
     made: int = 0
+    referrer: Referrer | None = None
     shared: dict[Any, Any] = field(default_factory=dict)
     _kept: dict[str, list[Record]] = field(default_factory=dict)
 

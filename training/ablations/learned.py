@@ -18,14 +18,11 @@ from retouch_core.regions.learnable.learn import Learned, Settings, learn_region
 from retouch_core.regions.learnable.losses import Weights
 
 from ..evaluation.cases import Case
-from ..evaluation.edit import alone, read, without_target
-from ..evaluation.silhouette import ENOUGH, best_fit, drawn
 from ..judge import Judge
-from ..world.icons import CLASSES, COLOUR_NAMES
 from .bench import APART, SEED, Bench, cases_of
 from .design import Ablation, Measured
 from .editing import recipe_of, size_of
-from .records import remnants
+from .records import seen_in
 from .searching import IOU
 
 LOSSES = ("clip", "direction", "structure")
@@ -86,18 +83,11 @@ def learned(boxes: Boxes, tower: ClipTower, anchors: int, changes: dict[str, Any
     )
 
 
-@torch.no_grad()
 def judged(case: Case, found: Learned, judge: Judge) -> dict[str, float]:
     """How much of the thing the winning box covers, whether the asked thing is in it, and what is left of the old one."""
     area, made = found.masks[found.winner, None], found.edited[found.winner, None]
-    said, painted = read(judge, alone(case, made, area), area)
-    right = int(said[0]) == CLASSES.index(case.name) and int(painted[0]) == COLOUR_NAMES.index(case.colour)
-    fit = best_fit(drawn(made[0], without_target(case), area[0]), case.name)
-    return {
-        IOU: float(mask_iou(area.float(), case.masks[case.target, None].float())),
-        "strict": float(right and fit.iou >= ENOUGH),
-        "remnant": float(remnants(case, made)),
-    }
+    overlap = float(mask_iou(area.float(), case.masks[case.target, None].float()))
+    return {IOU: overlap, **seen_in(case, made, area, judge)}
 
 
 def measure_learned(bench: Bench, ablation: Ablation) -> Measured:

@@ -16,8 +16,9 @@ from retouch_core.tensors.regions import mask_boxes
 from ..evaluation.cases import Case
 from ..evaluation.edit import alone, read, verdict, without_target
 from ..evaluation.search import selects_mask
-from ..evaluation.silhouette import DIFFERENCE
+from ..evaluation.silhouette import DIFFERENCE, ENOUGH, best_fit, drawn
 from ..judge import NOTHING, Judge
+from ..world.icons import CLASSES, COLOUR_NAMES
 from .perceptual import Distance, perceptual_name
 
 IDENTICAL_DB = 100.0
@@ -87,6 +88,18 @@ def remnants(case: Case, made: Tensor) -> Tensor:
     if not shows.any():
         return torch.zeros(len(made))
     return torch.stack([(_apart(picture, source) < SAME)[shows].float().mean() for picture in made])
+
+
+@torch.no_grad()
+def seen_in(case: Case, made: Tensor, area: Tensor, judge: Judge) -> dict[str, float]:
+    """What the strict judge says of one edited picture [1,H,W,3] in `area` bool [1,H,W], and what is left of the old thing.
+
+    For edits whose area no search has found, so that it need not hold the thing that a case means.
+    """
+    said, painted = read(judge, alone(case, made, area), area)
+    right = int(said[0]) == CLASSES.index(case.name) and int(painted[0]) == COLOUR_NAMES.index(case.colour)
+    fit = best_fit(drawn(made[0], without_target(case), area[0]), case.name)
+    return {"strict": float(right and fit.iou >= ENOUGH), "remnant": float(remnants(case, made))}
 
 
 def ranks(case: Case, result: Result, retoucher: Retoucher) -> Record:

@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -70,7 +70,10 @@ class ClipScorer:
 
         Differentiable in the views where they want a gradient, also inside inference mode's tensors (`gradients`).
         """
-        with lent(self.model) if views.requires_grad else nullcontext():
+        if views.requires_grad:
+            with self._lent():
+                embeddings = self._embedded(self._pixels(views))
+        else:
             embeddings = as_tensor(self.model.get_image_features(pixel_values=self._pixels(views)))
         return F.normalize(embeddings.float(), dim=-1).cpu()
 
@@ -79,18 +82,46 @@ class ClipScorer:
 
         Of L layers only the first ceil(depth * L) are computed; depth in (0, 1].
         """
+        count = math.ceil(depth * len(self.model.vision_model.encoder.layers))
+        with self._lent() if views.requires_grad else nullcontext():
+            return [tokens[:, 1:].float() for tokens in self._layers(self._pixels(views), count)[1:]]
+
+    def _lent(self) -> AbstractContextManager[None]:
+        return lent(self.model.vision_model, self.model.visual_projection)
+
+    def _layers(self, pixels: Tensor, count: int) -> list[Tensor]:
+        """Tokens [N,1+P,D] before the first layer of the image tower and after each of the first `count`."""
         tower = self.model.vision_model
-        layers = tower.encoder.layers[: math.ceil(depth * len(tower.encoder.layers))]
-        found = []
-        with lent(self.model) if views.requires_grad else nullcontext():
-            tokens = tower.pre_layrnorm(tower.embeddings(self._pixels(views)))
-            for layer in layers:
-                # transformers 4 wants a second mask and gives a tuple, 5 takes one and gives the tensor.
-                older = "causal_attention_mask" in inspect.signature(layer.forward).parameters
-                out = layer(tokens, None, None) if older else layer(tokens, None)
-                tokens = out[0] if isinstance(out, tuple) else out
-                found.append(tokens[:, 1:].float())
+        found = [tower.pre_layrnorm(tower.embeddings(pixels))]
+        for layer in tower.encoder.layers[:count]:
+            # transformers 4 wants a second mask and gives a tuple, 5 takes one and gives the tensor.
+            older = "causal_attention_mask" in inspect.signature(layer.forward).parameters
+            out = layer(found[-1], None, None) if older else layer(found[-1], None)
+            found.append(out[0] if isinstance(out, tuple) else out)
         return found
+
+    def _embedded(self, pixels: Tensor) -> Tensor:
+        """Image features [N,D] as `get_image_features` gives them, the last layer for the pooled token alone.
+
+        A backward pass would go through what it makes of all other tokens, a fifth of a small tower, for nothing.
+        """
+        tower = self.model.vision_model
+        tokens = self._layers(pixels, len(tower.encoder.layers) - 1)[-1]
+        last = tower.encoder.layers[-1]
+        attention, normed = last.self_attn, last.layer_norm1(tokens)
+        query, key, value = (
+            project(seen).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            for project, seen in (
+                (attention.q_proj, normed[:, :1]),
+                (attention.k_proj, normed),
+                (attention.v_proj, normed),
+            )
+        )
+        seen = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)
+        pooled = tokens[:, :1] + attention.out_proj(seen.transpose(1, 2).flatten(2))
+        pooled = pooled + last.mlp(last.layer_norm2(pooled))
+        features: Tensor = self.model.visual_projection(tower.post_layernorm(pooled[:, 0]))
+        return features
 
     def _pixels(self, views: Tensor) -> Tensor:
         """Views as the image tower takes them."""

@@ -268,8 +268,8 @@ GUIDANCE = (
         base=ROM,
         scenes=SWEEP,
         full=ROM_FULL,
-        remark="The embedded denoiser was trained on masked pictures alone; GLIDE's was shown unmasked ones at sampling "
-        "time only, too. A denoiser without mask input takes neither, and the variants are then equal.",
+        remark="The embedded denoiser was trained on masked pictures alone, as GLIDE was, whom ROM shows unmasked ones at "
+        "sampling time. A denoiser without mask input takes neither, and the variants are then equal.",
     ),
     Ablation(
         key="dilation",

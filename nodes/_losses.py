@@ -24,7 +24,14 @@ from ..retouch_core.editing.loss_terms import Guidance
 from ..retouch_core.editing.picture_losses import Decode, PictureLosses
 from ..retouch_core.models.differentiable import gradients, lent, normal
 from ..retouch_core.models.half_decoder import half_decoder
-from ..retouch_core.tensors.checks import InputWarning, check_batches, check_image, clamped, fit_mask
+from ..retouch_core.tensors.checks import (
+    InputWarning,
+    check_batches,
+    check_image,
+    check_mask,
+    clamped,
+    fit_mask,
+)
 from ..retouch_core.tensors.convert import to_diffusion
 from . import _host, _latents
 
@@ -90,6 +97,12 @@ def losses_of(guidance: Any, vae: Any, image: Any, mask: Any) -> HostLosses | No
         TypeError, ValueError: a guidance with a socket that it needs and nobody connected, or that does not fit.
     """
     guidance = check_guidance(guidance)
+    if vae is not None:
+        _latents.check_vae(vae)
+    if image is not None:
+        image = check_image(_host.to_work(_host.rgb(image)))
+    if mask is not None:
+        mask = check_mask(_host.to_work(mask))
     if guidance is None or not guidance.active:
         return None
     for name, given in (("vae", vae), ("image", image), ("mask", mask)):
@@ -97,9 +110,7 @@ def losses_of(guidance: Any, vae: Any, image: Any, mask: Any) -> HostLosses | No
             raise ValueError(
                 f"{name} is not connected, but guidance needs it; connect vae, image and mask too"
             )
-    _latents.check_vae(vae)
-    image = clamped(check_image(_host.to_work(_host.rgb(image))), "image")
-    mask, _ = fit_mask(_host.to_work(mask), (image.shape[1], image.shape[2]), picture="image")
+    mask, _ = fit_mask(mask, (image.shape[1], image.shape[2]), picture="image")
     if not (len(image) and len(mask)):
         raise ValueError(
             f"{'mask' if len(image) else 'image'} is a batch of no pictures; connect at least one"
@@ -110,9 +121,8 @@ def losses_of(guidance: Any, vae: Any, image: Any, mask: Any) -> HostLosses | No
             "mask is empty, so guidance has no region to look at; select one, or set its clip to 0"
         )
     pictures = max(len(image), len(mask))
-    return HostLosses(
-        guidance, vae, image.expand(pictures, -1, -1, -1), mask.clamp(0, 1).expand(pictures, -1, -1)
-    )
+    image = clamped(image).expand(pictures, -1, -1, -1)
+    return HostLosses(guidance, vae, image, mask.clamp(0, 1).expand(pictures, -1, -1))
 
 
 def check_losses(guidance: Guidance, model: Any, vae: Any) -> None:

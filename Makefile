@@ -8,7 +8,7 @@ HOST := $(or $(COMFYUI_PATH),$(HOME)/comfy/ComfyUI)
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: venv demo test lint train eval bench
+.PHONY: venv demo test lint train eval ablations bench
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -45,6 +45,10 @@ train: $(STAMP)
 
 eval: $(STAMP)
 	$(PY) -m training.evaluate
+
+# FULL=1 takes the published steps and samples, on 20 scenes.
+ablations: $(STAMP)
+	$(PY) -m training.ablations $(if $(FULL),--full)
 
 bench: $(STAMP)
 	$(PY) -m benchmarks.retouch_time

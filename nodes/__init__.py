@@ -15,11 +15,15 @@ class TextRetouch(ComfyExtension):
         from .conditional_cfg import RetouchConditionalCFG
         from .dilate_mask import RetouchDilateMask
         from .entity_segment import RetouchEntitySegment
+        from .guidance import RetouchGuidance
+        from .learn_region import RetouchLearnRegion
         from .load_embedded import RetouchLoadEmbedded
         from .location_filter import RetouchLocationFilter
         from .masks_to_regions import RetouchMasksToRegions
         from .measure import RetouchMeasure
+        from .noise_contrast_mask import RetouchNoiseContrastMask
         from .rank_candidates import RetouchRankCandidates
+        from .referring_segment import RetouchReferringSegment
         from .region_sampler import RetouchRegionSampler
         from .region_scores import RetouchRegionScores
         from .scorer_from_clip import RetouchScorerFromCLIP
@@ -32,10 +36,14 @@ class TextRetouch(ComfyExtension):
             RetouchRegionScores,
             RetouchAdaptiveThreshold,
             RetouchLocationFilter,
+            RetouchLearnRegion,
             RetouchDilateMask,
             RetouchConditionalCFG,
+            RetouchGuidance,
             RetouchRegionSampler,
             RetouchComposite,
             RetouchRankCandidates,
             RetouchMeasure,
+            RetouchReferringSegment,
+            RetouchNoiseContrastMask,
         ]

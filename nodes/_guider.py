@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -10,6 +11,7 @@ import node_helpers
 from torch import Tensor
 
 from ..retouch_core.editing.guidance import check_guidance, mixed_base, needed_passes
+from ._losses import HostLosses, Run, check_losses, nested, without_gradients
 
 BATCH_HOOK = "sampler_calc_cond_batch_function"
 
@@ -20,6 +22,9 @@ class ConditionalCFGGuider(comfy.samplers.CFGGuider):
     Every case goes through the host's `sampling_function`, so that the hooks of other packs fire as they do in a
     KSampler. Nothing is kept between runs: guiders are cached outputs of nodes and are used again.
     """
+
+    losses: HostLosses | None = None
+    run: Run | None = None
 
     def set_conds(self, target: Any, referring: Any = None, empty: Any = None) -> None:
         """CONDITIONING for what should appear, for what is there now, and the empty prompt's.
@@ -50,6 +55,30 @@ class ConditionalCFGGuider(comfy.samplers.CFGGuider):
                     + ("what is there now" if name == "referring" else "no text")
                 )
 
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        *args: Any,
+        **named: Any,
+    ) -> Tensor:
+        """The host's own, with the losses of this run around its predictions."""
+        if self.losses is not None and len(sigmas) > 1:
+            latents = latent_image.expand(len(noise), *latent_image.shape[1:])
+            self.run = Run(self.losses, self.model_patcher, latents, denoise_mask, sigmas)
+        try:
+            sampled: Tensor = super().sample(
+                noise, latent_image, sampler, sigmas, denoise_mask, *args, **named
+            )
+            return sampled
+        except FloatingPointError as error:
+            raise ValueError(str(error)) from error
+        finally:
+            self.run = None
+
     def predict_noise(
         self,
         x: Tensor,
@@ -58,6 +87,18 @@ class ConditionalCFGGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """D of the guided prediction, shaped as x, whatever its rank."""
+        if self.run is None:
+            return self._predicted(x, timestep, model_options, seed)
+        return self.run.predict(lambda x, sigma: self._predicted(x, sigma, model_options, seed), x, timestep)
+
+    def _predicted(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] | None,
+        seed: int | None,
+    ) -> Tensor:
+        """D of the prompts alone."""
         model_options = model_options or {}
         target, referring, empty = (self.conds.get(name) for name in ("positive", "referring", "empty"))
         base = referring if self.lam > 0 else empty
@@ -95,10 +136,23 @@ def _three_in_one(
 
 
 def guider_of(
-    model: Any, target: Any, referring: Any, empty: Any, cfg: float, lam: float
+    model: Any,
+    target: Any,
+    referring: Any,
+    empty: Any,
+    cfg: float,
+    lam: float,
+    losses: HostLosses | None = None,
 ) -> ConditionalCFGGuider:
-    """A guider over MODEL `model`, ready to sample; raises as `ConditionalCFGGuider.set_lam`."""
+    """A guider over MODEL `model`, ready to sample; raises as `ConditionalCFGGuider.set_lam` and `check_losses`."""
+    if losses is not None and not losses.guidance.active:
+        losses = None
+    if losses is not None:
+        check_losses(losses.guidance, model, losses.vae)
+        losses = replace(losses, guidance=without_gradients(model, losses.guidance))
+        model = nested(model, losses)
     guider = ConditionalCFGGuider(model)
+    guider.losses = losses
     guider.set_conds(target, referring, empty)
     guider.set_cfg(cfg)
     guider.set_lam(lam)

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from ..retouch_core.editing.composite import composite
+from ..retouch_core.editing.loss_terms import Guidance
 from ..retouch_core.report import plain
 from ..retouch_core.tensors.checks import check_batches, check_image, check_range, clamped, fit_mask
 from . import _conditioning, _host, _latents, _sampling
 from ._guider import ConditionalCFGGuider, guider_of
 from ._kept import Keep
+from ._losses import HostLosses
 
 INPAINT_INPUTS = ["masked", "unmasked"]
 MAX_CFG = 100.0
@@ -133,9 +135,15 @@ def shown_picture(scene: Scene, model: Any, vae: Any, inpaint_input: str) -> Ten
 
 
 def repaint(
-    scene: Scene, model: Any, vae: Any, conds: list[Any], widgets: Widgets, notes: list[str]
+    scene: Scene,
+    model: Any,
+    vae: Any,
+    conds: list[Any],
+    widgets: Widgets,
+    notes: list[str],
+    guidance: Guidance | None = None,
 ) -> tuple[Tensor, list[int], int]:
-    """Sample the candidates of every picture whose mask opens anything.
+    """Sample the candidates of every picture whose mask opens anything, led by the losses of `guidance` if any.
 
     Returns:
         latents [N,C,...], the picture of each row, picture after picture, and how many rows went in one call.
@@ -165,7 +173,11 @@ def repaint(
             seen, hole = shown[part], _latents.like_latent(cells, source)[part]
             held = [cond and _conditioning.with_picture(cond, seen, hole) for cond in conds]
         target, referring, empty = held
-        return guider_of(strict, target, referring, empty, widgets.cfg, widgets.lam)
+        losses = None
+        if guidance is not None:
+            shares = scene.mask.expand(len(scene.image), -1, -1)
+            losses = HostLosses(guidance, vae, scene.image, shares, pictures[part])
+        return guider_of(strict, target, referring, empty, widgets.cfg, widgets.lam, losses)
 
     whole = bool((mask == 1).all())
     try:
@@ -218,7 +230,15 @@ def union_of(scene: Scene, masks: Tensor, pictures: list[int]) -> Tensor:
     return out
 
 
-def report_of(scene: Scene, widgets: Widgets, taken: Tensor, made: int, size: int, notes: list[str]) -> str:
+def report_of(
+    scene: Scene,
+    widgets: Widgets,
+    taken: Tensor,
+    made: int,
+    size: int,
+    notes: list[str],
+    guidance: Guidance | None = None,
+) -> str:
     """What was done, to read and to repeat: a sentence, then the values as JSON."""
     share = float((taken > 0).float().mean())
     height, width = scene.image.shape[1:3]
@@ -233,4 +253,6 @@ def report_of(scene: Scene, widgets: Widgets, taken: Tensor, made: int, size: in
         "padded_to": list(scene.frame),
         "notes": list(dict.fromkeys(notes)),
     }
+    if guidance is not None:
+        values["guidance"] = guidance.described()
     return said + "\n" + json.dumps(plain(values), indent=2, ensure_ascii=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import comfy.model_management
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..retouch_core.models.clip_scorer import WORD
+from ..retouch_core.models.differentiable import lent
 from ..retouch_core.tensors.checks import InputWarning
 from ._host import check_cancelled
 
@@ -50,24 +53,53 @@ class HostScorer:
         self.gate = gate
         self.rivals = tuple(rivals)
 
-    @torch.no_grad()
     def encode_images(self, views: Tensor) -> Tensor:
-        """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU."""
+        """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU; differentiable where views want it."""
         if not len(views):  # the host's towers cannot take a batch of none
             return torch.zeros(0, self.encode_texts([""]).shape[-1])
+        seen = self._seen(views, -2)
+        return F.normalize(torch.cat([out[2].float().cpu() for out in seen]), dim=-1)
+
+    def features(self, views: Tensor, depth: float = 1.0) -> list[Tensor]:
+        """Views [N,3,S,S] in 0..1 -> patch tokens [N,P,D] float32 after each of the first ceil(depth * L) layers."""
+        layers = torch.cat([out[1].float() for out in self._seen(views, "all")])
+        return [tokens[:, 1:] for tokens in layers.unbind(1)[: math.ceil(depth * layers.shape[1])]]
+
+    def _seen(self, views: Tensor, layer: int | str) -> list[Any]:
+        """What the image tower puts out, chunk by chunk."""
         # The host's own encode_image rounds pixels to 8 bits and resizes them again; ours come at their size.
-        comfy.model_management.load_model_gpu(self.patcher)
+        guiding = views.requires_grad
+        with torch.inference_mode() if guiding else nullcontext():  # loading belongs to the host's mode
+            comfy.model_management.load_model_gpu(self.patcher)
         device = self.patcher.load_device
         mean, std = (
             torch.tensor(list(values), device=device).view(3, 1, 1)
             for values in (self.vision.image_mean, self.vision.image_std)
         )
-        parts = []
-        for chunk in views.split(CHUNK):
-            check_cancelled()
-            pixels = (chunk.to(device, torch.float32) - mean) / std
-            parts.append(self.vision.model(pixel_values=pixels, intermediate_output=-2)[2].float().cpu())
-        return F.normalize(torch.cat(parts), dim=-1)
+        seen = []
+        with self._led() if guiding else torch.no_grad():
+            for chunk in views.split(CHUNK):
+                check_cancelled()
+                pixels = (chunk.to(device, torch.float32) - mean) / std
+                seen.append(self.vision.model(pixel_values=pixels, intermediate_output=layer))
+        return seen
+
+    @contextmanager
+    def _led(self) -> Iterator[None]:
+        """A block in which the image tower can be differentiated.
+
+        The host's layers add to their input in place, after a norm has kept that input for its own gradient: the norms
+        are handed copies.
+        """
+        parts = self.vision.model.modules()
+        norms = [part for part in parts if isinstance(part, torch.nn.LayerNorm)]
+        hooks = [norm.register_forward_pre_hook(lambda _, given: (given[0].clone(),)) for norm in norms]
+        try:
+            with lent(self.vision.model):
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

@@ -10,6 +10,8 @@ from comfy_api.latest import io
 Regions = io.Custom("RETOUCH_REGIONS")
 Segmenter = io.Custom("RETOUCH_SEGMENTER")
 Scorer = io.Custom("RETOUCH_SCORER")
+Referrer = io.Custom("RETOUCH_REFERRER")
+Guidance = io.Custom("RETOUCH_GUIDANCE")
 
 CATEGORY = "Text Retouch"
 

@@ -11,7 +11,8 @@ from . import _host
 from ._conditioning import check_conditioning
 from ._guider import guider_of
 from ._latents import check_model
-from ._types import schema
+from ._losses import losses_of
+from ._types import Guidance, schema
 
 MAX_CFG = 100.0
 
@@ -57,13 +58,37 @@ class RetouchConditionalCFG(io.ComfyNode):
                     round=0.001,
                     tooltip="Share of the referring prompt in what guidance leads away from: 0 is plain guidance, 1 is ROM's.",
                 ),
+                Guidance.Input(
+                    "guidance",
+                    optional=True,
+                    tooltip="Losses that lead the sampler besides the prompts; needs vae, image and mask too.",
+                ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="With guidance: the VAE that belongs to the model."
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip="With guidance: the picture whose latent is sampled."
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="With guidance: the region that its prompt means."
+                ),
             ],
             outputs=[io.Guider.Output("guider", tooltip="For SamplerCustomAdvanced.")],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, target: Any, cfg: float, lam: float, referring: Any = None, empty: Any = None
+        cls,
+        model: Any,
+        target: Any,
+        cfg: float,
+        lam: float,
+        referring: Any = None,
+        empty: Any = None,
+        guidance: Any = None,
+        vae: Any = None,
+        image: Any = None,
+        mask: Any = None,
     ) -> io.NodeOutput:
         """A guider that is ready to sample."""
         check_model(model)
@@ -73,4 +98,5 @@ class RetouchConditionalCFG(io.ComfyNode):
         check_range(cfg, "cfg", 0, MAX_CFG, hint="1 is without guidance, 3 to 8 is usual")
         check_range(lam, "lam", 0, 1, hint="0 is plain guidance, 1 replaces empty by referring")
         with _host.noted():  # a scale below 1 is unusual, but it is what the widget says
-            return io.NodeOutput(guider_of(model, target, referring, empty, cfg, lam))
+            losses = losses_of(guidance, vae, image, mask)
+            return io.NodeOutput(guider_of(model, target, referring, empty, cfg, lam, losses))

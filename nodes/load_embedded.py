@@ -12,8 +12,9 @@ from comfy_api.latest import io
 from ..retouch_core.models.embedded import DENOISERS, FOLDER, SCORER_NOTES, check_bundle
 from ..retouch_core.models.graph_segmenter import GraphSegmenter
 from ._bundle import host_autoencoder, host_clip, host_model, host_vision, read_state
+from ._referrer import HostReferrer
 from ._scorer import HostScorer
-from ._types import Scorer, Segmenter, schema
+from ._types import Referrer, Scorer, Segmenter, schema
 
 
 def shipped() -> list[str]:
@@ -61,6 +62,7 @@ class RetouchLoadEmbedded(io.ComfyNode):
                 io.Vae.Output("vae", tooltip="The autoencoder, 8 px a cell."),
                 Segmenter.Output("segmenter", tooltip="Finds entities without a network."),
                 Scorer.Output("scorer", tooltip="Tells how well a region fits a phrase."),
+                Referrer.Output("referrer", tooltip="Tells of every pixel how probably a phrase means it."),
             ],
         )
 
@@ -72,10 +74,12 @@ class RetouchLoadEmbedded(io.ComfyNode):
             )
         check_bundle(FOLDER)
         clip = host_clip(FOLDER)
+        scorer = embedded_scorer(FOLDER, clip)
         return io.NodeOutput(
             host_model(FOLDER, DENOISERS[denoiser]),
             clip,
             host_autoencoder(FOLDER),
             GraphSegmenter(),
-            embedded_scorer(FOLDER, clip),
+            scorer,
+            HostReferrer(FOLDER, scorer),
         )

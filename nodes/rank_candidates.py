@@ -50,7 +50,8 @@ class RetouchRankCandidates(io.ComfyNode):
                     default="localised",
                     tooltip="localised: the place of the edit against the prompt. masked: only what is inside the mask. "
                     "cma: the whole picture. iqa: closeness to the source. s00: cma less alpha times the distance. "
-                    "zero_shot: what each candidate changed, the prompt against the other things the scorer knows.",
+                    "zero_shot: what each candidate changed, the prompt against the other things the scorer knows. "
+                    "quality: the whole picture against prompt and source, among the three best by prompt.",
                 ),
                 io.Float.Input(
                     "alpha",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import _conditioning, _host, _latents, _types
 from ._kept import CHANGE_MIN, keep_of
+from ._losses import check_guidance
 from ._repaint import (
     INPAINT_INPUTS,
     MAX_CANDIDATES,
@@ -141,6 +142,11 @@ class RetouchRegionSampler(io.ComfyNode):
                     tooltip="With region connected: least difference of colour that a candidate keeps outside it. 0 keeps "
                     "the whole mask.",
                 ),
+                _types.Guidance.Input(
+                    "guidance",
+                    optional=True,
+                    tooltip="Losses that lead the sampler besides the prompts; of Retouch Guidance.",
+                ),
             ],
             outputs=[
                 io.Image.Output("candidates", tooltip="One picture per candidate, finished."),
@@ -180,10 +186,12 @@ class RetouchRegionSampler(io.ComfyNode):
         inpaint_input: str = "masked",
         region: Any = None,
         change_min: float = CHANGE_MIN,
+        guidance: Any = None,
     ) -> io.NodeOutput:
         """Encode, sample inside the mask, decode and paste."""
         widgets = Widgets(seed, steps, cfg, sampler_name, scheduler, denoise, lam, candidates, inpaint_input)
         conds = [target, referring, empty]
+        guidance = check_guidance(guidance)
         for name, cond in zip(("target", "referring", "empty"), conds, strict=True):
             if cond is not None or name == "target":
                 _conditioning.check_conditioning(cond, name)
@@ -192,7 +200,7 @@ class RetouchRegionSampler(io.ComfyNode):
             frame = (image.shape[1], image.shape[2])
             keep, pasted = keep_of(region, change_min, len(scene.image), frame, notes), scene.mask
             if scene.cells.any():
-                samples, pictures, size = repaint(scene, model, vae, conds, widgets, notes)
+                samples, pictures, size = repaint(scene, model, vae, conds, widgets, notes, guidance)
                 made, taken = paste(scene, vae, samples, pictures, size, keep)
                 pasted = union_of(scene, taken, pictures) if keep else taken
             else:
@@ -204,5 +212,5 @@ class RetouchRegionSampler(io.ComfyNode):
             _host.to_wire(made),
             {"samples": samples, "noise_mask": opened},
             _host.to_wire(scene.of_rows(pasted, pictures)),
-            report_of(scene, widgets, pasted, len(made) if size else 0, size, notes),
+            report_of(scene, widgets, pasted, len(made) if size else 0, size, notes, guidance),
         )

@@ -30,7 +30,7 @@ SEEDS = 2**64
 """A generator takes seeds below this number; seed + k wraps around."""
 
 
-def _step_of(sigma: Tensor, sigmas: Tensor) -> int:
+def step_of(sigma: Tensor, sigmas: Tensor) -> int:
     """Index of the step whose interval (sigmas[i+1], sigmas[i]] holds the level; samplers may ask between levels."""
     level = float(sigma.reshape(-1)[0])
     reached = int((sigmas >= level * (1 - 1e-6)).sum())
@@ -94,7 +94,7 @@ def region_denoiser(
         )
 
     def wrapped(x: Tensor, sigma: Tensor) -> Tensor:
-        step = _step_of(sigma, levels)
+        step = step_of(sigma, levels)
         mask = (masks if isinstance(masks, Tensor) else masks[step]).to(x)
         mask = mask.reshape(*mask.shape[:2], *[1] * (x.ndim - mask.ndim), *mask.shape[2:])
         if step or blend_first:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from ..tensors.checks import InputWarning
 from ..tensors.convert import from_diffusion, to_diffusion
+from .differentiable import lent
+from .half_decoder import half_decoder_of
 from .noise import nearest_timestep, per_sample, training_sigmas
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -188,6 +191,16 @@ class DiffusersEditor:
         weight = next(self.vae.parameters())
         return from_diffusion(self.vae.decode((latents / self._scale + self._shift).to(weight)).sample)
 
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        """Scaled latents [B,C,h,w] -> pixels [B,3,H,W] float32 around -1..1, not clamped and differentiable."""
+        with lent(self.vae) if latents.requires_grad else nullcontext():
+            weight = next(self.vae.parameters())
+            return self.vae.decode((latents / self._scale + self._shift).to(weight)).sample.float()
+
+    def half_decoder(self) -> Callable[[Tensor], Tensor]:
+        """`decode_pixels` at half the picture's side, for less than half of the work; AutoencoderTiny only."""
+        return half_decoder_of(self.vae, self._scale)
+
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """B prompts -> last hidden states [B,T,D], every prompt padded to the text encoder's T tokens.
@@ -234,7 +247,6 @@ class DiffusersEditor:
             image = torch.where(hidden, torch.full_like(image, GREY), image)
         return self.encode(image)
 
-    @torch.no_grad()
     def denoise(
         self,
         x: Tensor,
@@ -243,7 +255,7 @@ class DiffusersEditor:
         mask: Tensor | None = None,
         masked_latents: Tensor | None = None,
     ) -> Tensor:
-        """The denoised estimate D [B,C,h,w] of x = z0 + sigma * n, in the dtype of x.
+        """The denoised estimate D [B,C,h,w] of x = z0 + sigma * n, in the dtype of x; differentiable in x.
 
         Args:
             x: [B,C,h,w].
@@ -270,11 +282,12 @@ class DiffusersEditor:
         parts = [x / norm]
         if mask is not None and masked_latents is not None:
             parts += [extra.to(x).expand(rows, *extra.shape[1:]) for extra in (mask, masked_latents)]
-        out = self.unet(
-            torch.cat(parts, 1).to(weight),
-            nearest_timestep(sigma.detach().cpu(), self._levels).to(weight.device),
-            encoder_hidden_states=conditioning.to(weight).expand(rows, *conditioning.shape[1:]),
-        ).sample.to(x)
+        with lent(self.unet) if x.requires_grad else nullcontext():
+            out = self.unet(
+                torch.cat(parts, 1).to(weight),
+                nearest_timestep(sigma.detach().cpu(), self._levels).to(weight.device),
+                encoder_hidden_states=conditioning.to(weight).expand(rows, *conditioning.shape[1:]),
+            ).sample.to(x)
         if self.prediction == "epsilon":
             return x - level * out
         if self.prediction == "v_prediction":

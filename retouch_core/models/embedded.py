@@ -16,7 +16,7 @@ import torch
 
 from .clip_scorer import ClipScorer
 from .diffusers_editor import DiffusersEditor
-from .protocols import Segmenter
+from .protocols import Referrer, Segmenter
 from .quiet import quiet_loading
 
 FOLDER = Path(__file__).resolve().parent / "embedded"
@@ -33,12 +33,16 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Embedded:
-    """The three roles that the main job needs; `plain` is the editor for blended sampling, which sees no mask."""
+    """The three roles that the main job needs, and two that not every bundle has.
+
+    `plain` is the editor for blended sampling, which sees no mask; `referrer` finds without a segmenter.
+    """
 
     segmenter: Segmenter
     scorer: ClipScorer
     editor: DiffusersEditor
     plain: DiffusersEditor | None = None
+    referrer: Referrer | None = None
 
 
 def check_bundle(folder: Path = FOLDER) -> None:
@@ -120,6 +124,7 @@ def load_embedded(folder: Path = FOLDER, *, device: torch.device | str | None = 
         WeightsError: files missing or damaged.
     """
     from .graph_segmenter import GraphSegmenter
+    from .referrer import PART, EmbeddedReferrer, load_network
 
     check_bundle(folder)
     with quiet_loading():
@@ -127,9 +132,13 @@ def load_embedded(folder: Path = FOLDER, *, device: torch.device | str | None = 
         scorer, editor = load_scorer(folder, parts), load_editor(folder, parts)
         has_plain = (folder / DENOISERS["blended"]).is_dir()
         plain = load_editor(folder, parts, "blended") if has_plain else None
+    network = load_network(folder) if (folder / PART).is_dir() else None
     if device is not None:
         parts[0].to(device)
+        if network is not None:
+            network.to(device)
         editor.to(device)
         if plain is not None:
             plain.to(device)
-    return Embedded(GraphSegmenter(), scorer, editor, plain)
+    referrer = EmbeddedReferrer(network, scorer) if network is not None else None
+    return Embedded(GraphSegmenter(), scorer, editor, plain, referrer)

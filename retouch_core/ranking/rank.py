@@ -10,10 +10,20 @@ from torch import Tensor
 from ..models.protocols import Scorer
 from ..tensors.checks import check_mask
 from ..tensors.regions import mask_boxes
-from .scores import cma, iqa, localised, masked_alignment, zero_shot
+from .scores import (
+    QUALITY_WEIGHTS,
+    cma,
+    iqa,
+    localised,
+    masked_alignment,
+    quality_order,
+    quality_score,
+    source_cosines,
+    zero_shot,
+)
 
-MODES = ("s00", "localised", "cma", "iqa", "masked", "zero_shot")
-TEXT_MODES = ("s00", "localised", "cma", "masked", "zero_shot")
+MODES = ("s00", "localised", "cma", "iqa", "masked", "zero_shot", "quality")
+TEXT_MODES = ("s00", "localised", "cma", "masked", "zero_shot", "quality")
 MASK_MODES = ("localised", "masked", "zero_shot")
 NORMALISATIONS = ("minmax", "softmax", "affine")
 REGIONS = ("full", "background")
@@ -29,8 +39,9 @@ class Ranking:
 
     Attributes:
         order: long [m], best first; ties keep the lower index first.
-        scores: [m] by candidate, higher is better; -inf where a score was NaN.
-        parts: what the scores are made of, each [m]: `cosine`, `alignment`, `distance`, `localised`, `masked`,
+        scores: [m] by candidate, higher is better (in `quality` among the three best by text, which come first);
+            -inf where a score was NaN.
+        parts: what the scores are made of, each [m]: `cosine`, `alignment`, `distance`, `localised`, `masked`, `source`,
             `zero_shot`.
         fallback: what was done instead of what was asked for, or None.
     """
@@ -83,20 +94,23 @@ def rank(
     alpha: float = ALPHA,
     normalise: str = "minmax",
     region: str = "full",
+    quality_weights: tuple[float, float] = QUALITY_WEIGHTS,
 ) -> Ranking:
     """Order candidates, best first.
 
     Args:
         source: IMAGE [1,H,W,3] in 0..1; candidates: [m,H,W,3].
-        mask: MASK [1,H,W], 1 = edited; may be None for `cma`, `iqa` and `s00` over the full picture.
+        mask: MASK [1,H,W], 1 = edited; may be None for `cma`, `iqa`, `quality` and `s00` over the full picture.
         scorer: may be None for `iqa`.
         text: what the edit should show; "" falls back to `iqa`.
         mode: `s00` alignment minus alpha times distance; `localised` the enlarged box of the mask against the text;
             `zero_shot` what each candidate changed, the text against the scorer's rivals;
-            `masked` the masked picture against the text; `cma` the whole picture against the text; `iqa` closeness.
+            `masked` the masked picture against the text; `cma` the whole picture against the text; `iqa` closeness;
+            `quality` whole pictures against the text and the source, the winner among the three best by text.
         alpha: weight of the distance in `s00`.
         normalise: how `s00` brings cosines to 0..1: `minmax`, `softmax` or `affine`.
         region: where the distance of `s00` and `iqa` is taken: `full`, or `background` (mask 0).
+        quality_weights: alpha and beta of `quality`, of the text and of the source.
 
     Raises:
         ValueError: unknown options, no candidates, another size than the source, a mask or scorer that is missing,
@@ -141,6 +155,8 @@ def rank(
         scores = parts["alignment"] - alpha * parts["distance"]
     elif mode == "iqa":
         scores = -parts["distance"]
+    elif mode == "quality":
+        scores = quality_score(parts["cosine"], parts["source"], *quality_weights)
     else:
         scores = parts["cosine" if mode == "cma" else mode]
 
@@ -153,6 +169,8 @@ def rank(
         notes.append(f"candidates {unknown.nonzero()[:, 0].tolist()} scored NaN and rank last")
         scores = scores.masked_fill(unknown, -torch.inf)
     order = torch.sort(scores, descending=True, stable=True).indices
+    if mode == "quality":
+        order = quality_order(parts["cosine"], scores)
     return Ranking(order=order, scores=scores, parts=parts, fallback="; ".join(notes) or None)
 
 
@@ -190,8 +208,10 @@ def _parts(
     parts: dict[str, Tensor] = {}
     if mode in ("s00", "iqa"):
         parts["distance"] = iqa(source, candidates, mask if region == "background" else None)
-    if scorer is not None and mode in ("s00", "cma"):
+    if scorer is not None and mode in ("s00", "cma", "quality"):
         parts["cosine"] = cma(scorer, candidates, text)
+    if scorer is not None and mode == "quality":
+        parts["source"] = source_cosines(scorer, candidates, source)
     if scorer is not None and mode == "s00":
         parts["alignment"] = normalise(parts["cosine"], how, scorer.logit_scale)
     if scorer is not None and mask is not None and mode == "localised":

@@ -21,6 +21,46 @@ NORMS = ("l2", "l1_mean", "l1_sum")
 SURROUNDS = (1.0, 1.1, 1.2, 1.3)
 """Sides of the squares of `zero_shot`, in longer sides of what changed; from tight to ROM's factor."""
 BLACK = (0.0, 0.0, 0.0)
+QUALITY_WEIGHTS = (2.0, 1.0)
+"""alpha of likeness to the text and beta of likeness to the source in S01's quality score (official code)."""
+QUALITY_TOP = 3
+"""How many of the best by text the winner of the quality score is taken from (official code)."""
+
+
+def quality_score(
+    text: Tensor, image: Tensor, alpha: float = QUALITY_WEIGHTS[0], beta: float = QUALITY_WEIGHTS[1]
+) -> Tensor:
+    """S01's quality score [m] = alpha softmax(text) + beta softmax(image) over the candidates (methods.md 11.4).
+
+    Args:
+        text, image: plain cosines [m] of each candidate with the target text and with the source; the softmax has no
+            temperature. A candidate with a NaN scores NaN and takes no part in the others' values.
+    """
+    known = ~(text.isnan() | image.isnan())
+    if not known.any():
+        return text + image
+    parts = [torch.softmax(cosines.masked_fill(~known, -torch.inf), 0) for cosines in (text, image)]
+    return torch.where(known, alpha * parts[0] + beta * parts[1], torch.nan)
+
+
+def quality_order(text: Tensor, quality: Tensor, top: int = QUALITY_TOP) -> Tensor:
+    """Order long [m], best first: the `top` candidates by text by their quality, then the rest by theirs.
+
+    Ties keep the lower index first; a quality of -inf is last.
+    """
+    first = torch.zeros_like(text, dtype=torch.bool)
+    told = text.masked_fill(quality.isneginf() | text.isnan(), -torch.inf)
+    first[torch.sort(told, descending=True, stable=True).indices[:top]] = True
+    by_quality = torch.sort(quality, descending=True, stable=True).indices
+    front = first[by_quality] & ~quality[by_quality].isneginf()
+    return torch.cat([by_quality[front], by_quality[~front]])
+
+
+def source_cosines(scorer: Scorer, images: Tensor, source: Tensor) -> Tensor:
+    """Cosine [m] of the whole pictures [m,H,W,3] with the source [1,H,W,3], both padded to squares."""
+    frames = square_frames(images, scorer.image_size).split(CHUNK)
+    embeddings = torch.cat([scorer.encode_images(chunk) for chunk in frames]).float()
+    return embeddings @ scorer.encode_images(square_frames(source, scorer.image_size))[0].to(embeddings)
 
 
 def text_cosines(scorer: Scorer, views: Tensor, text: str) -> Tensor:

@@ -86,7 +86,7 @@ def feather(mask: Tensor, r: int, mode: str = "chebyshev") -> Tensor:
     if mode == "gaussian":
         grown = dilate_px(mask, r // 2)
         reach = r - r // 2
-        return torch.maximum(mask, _blur(grown, sigma=reach / 2, reach=reach)).clamp(max=1)
+        return torch.maximum(mask, gaussian_blur(grown, sigma=reach / 2, reach=reach)).clamp(max=1)
     total, grown = mask.clone(), mask
     for _ in range(min(r, max(mask.shape[-2:]))):
         grown = _window_max(grown, 1)
@@ -172,7 +172,7 @@ def _line_max(values: Tensor, radius: int, dim: int) -> Tensor:
     return line
 
 
-def _blur(mask: Tensor, sigma: float, reach: int) -> Tensor:
+def gaussian_blur(mask: Tensor, sigma: float, reach: int) -> Tensor:
     """Gaussian blur of [B,H,W], cut off at `reach` px; the picture continues beyond its frame."""
     offsets = torch.arange(-reach, reach + 1, dtype=mask.dtype, device=mask.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)

@@ -98,3 +98,38 @@ def test_both_shapes_of_features() -> None:
     assert as_tensor(SimpleNamespace(pooler_output=vector)) is vector
     with pytest.raises(TypeError, match="pooler_output, got dict"):
         as_tensor({})
+
+
+def test_features_are_the_models_own_hidden_states(scorer: ClipScorer, parts: tuple[Any, Any]) -> None:
+    views = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    normal = (views - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor([0.2, 0.25, 0.3]).view(
+        3, 1, 1
+    )
+    with torch.no_grad():
+        states = parts[0].vision_model(pixel_values=normal, output_hidden_states=True).hidden_states
+    found = scorer.features(views)
+    assert len(found) == 2
+    for mine, theirs in zip(found, states[1:], strict=True):
+        torch.testing.assert_close(mine, theirs[:, 1:], rtol=1e-4, atol=1e-5)
+    half = scorer.features(views, 0.5)
+    assert len(half) == 1 and torch.equal(half[0], found[0])
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_views_that_want_a_gradient_get_it(parts: tuple[Any, Any], inference: bool) -> None:
+    """Along a random direction, against a central difference; also where everything was made in inference mode."""
+    with torch.inference_mode(inference):
+        mine = ClipScorer(*parts, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+        assert not mine.encode_images(torch.rand(1, 3, 32, 32)).requires_grad
+        with torch.inference_mode(False), torch.enable_grad():
+            generator = torch.Generator().manual_seed(4)
+            views = torch.rand(2, 3, 32, 32, generator=generator).requires_grad_()
+            way = torch.randn(views.shape, generator=generator) * 1e-2
+            guided = mine.encode_images(views)
+            torch.testing.assert_close(guided, mine.encode_images(views.detach()), rtol=1e-5, atol=1e-6)
+            (slope,) = torch.autograd.grad(guided[:, 3].sum(), views)
+            with torch.no_grad():
+                ends = [
+                    float(mine.encode_images(views + sign * way)[:, 3].double().sum()) for sign in (1, -1)
+                ]
+    assert float((slope * way).sum()) == pytest.approx((ends[0] - ends[1]) / 2, rel=2e-2, abs=1e-5)

@@ -19,6 +19,8 @@ from retouch_core.ranking.scores import (
     local_box,
     localised,
     masked_alignment,
+    quality_order,
+    quality_score,
     spherical_distance,
     zero_shot,
 )
@@ -142,7 +144,7 @@ def test_equal_cosines_leave_the_choice_to_the_distance():
     assert ranking.order.tolist() == [2, 1, 0, 3]
 
 
-@pytest.mark.parametrize("mode", ["s00", "cma", "iqa", "localised", "masked"])
+@pytest.mark.parametrize("mode", ["s00", "cma", "iqa", "localised", "masked", "quality"])
 def test_a_single_candidate_is_the_best(mode: str):
     mask = torch.zeros(1, 16, 16)
     mask[:, 4:8, 4:8] = 1
@@ -296,7 +298,7 @@ def test_all_nan_is_an_error():
         rank(source, torch.full((2, 16, 16, 3), math.nan), None, ColourScorer(), "red")
 
 
-@pytest.mark.parametrize("mode", ["s00", "cma", "localised", "masked"])
+@pytest.mark.parametrize("mode", ["s00", "cma", "localised", "masked", "quality"])
 @pytest.mark.parametrize("text", ["", "   "])
 def test_without_text_the_distance_decides_and_says_so(mode: str, text: str):
     source = grey()
@@ -456,3 +458,61 @@ def test_zero_shot_takes_the_mask_where_nothing_changed():
     same = zero_shot(WordsAndColours("red"), source, source, mask, "blue")
     also = zero_shot(WordsAndColours("red"), source, torch.cat([source, made[2:]]), mask, "blue")
     assert same.shape == (1,) and float(also[0]) == pytest.approx(float(same[0])) and also[1] > also[0]
+
+
+# --- 11.4 ---
+
+TEXT = [0.24, 0.30, 0.27, 0.26]
+IMAGE = [0.80, 0.70, 0.85, 0.90]
+
+
+def test_quality_score_of_11_4():
+    text, image = (torch.tensor(v, dtype=torch.float64) for v in (TEXT, IMAGE))
+    assert torch.softmax(text, 0).tolist() == pytest.approx([0.24316, 0.25820, 0.25057, 0.24807], abs=5e-6)
+    assert torch.softmax(image, 0).tolist() == pytest.approx([0.24623, 0.22280, 0.25885, 0.27212], abs=5e-6)
+    quality = quality_score(text, image)
+    assert quality.tolist() == pytest.approx([0.73255, 0.73919, 0.75999, 0.76827], abs=5e-6)
+    assert quality_order(text, quality).tolist() == [3, 2, 1, 0]
+
+
+def test_the_best_quality_does_not_win_without_being_among_the_three_best_by_text():
+    text = torch.tensor([0.20, 0.30, 0.27, 0.26])
+    # By hand: .90, .694, .717, .692.
+    quality = quality_score(text, torch.tensor([1.0, 0.1, 0.3, 0.2]))
+    assert quality.argmax() == 0
+    assert quality_order(text, quality).tolist() == [2, 1, 3, 0]
+
+
+def test_quality_with_nan_and_ties():
+    text = torch.tensor([0.3, math.nan, 0.3, 0.3, 0.3])
+    quality = quality_score(text, torch.full((5,), 0.5))
+    assert quality.isnan().tolist() == [False, True, False, False, False]
+    assert quality[0].item() == pytest.approx(3 / 4)
+    assert quality_order(text, quality.nan_to_num(-math.inf)).tolist() == [0, 2, 3, 4, 1]
+
+
+class PairScorer(ColourScorer):
+    """Grey g of the first pixel -> a vector whose cosine with the text is TEXT, and with the source IMAGE."""
+
+    def encode_images(self, views: torch.Tensor) -> torch.Tensor:
+        rows = []
+        for view in views:
+            k = round(float(view[0, 0, 0]) * 10)
+            # Axes: the text, the source, the rest.
+            a, b = (TEXT[k], IMAGE[k]) if k < 4 else (0.0, 1.0)
+            rows.append([a, b, math.sqrt(max(0.0, 1 - a * a - b * b))])
+        return torch.tensor(rows)
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[1.0, 0.0, 0.0]] * len(texts))
+
+
+def test_mode_quality_ranks_as_11_4_says():
+    source = torch.full((1, 16, 16, 3), 0.9)
+    made = torch.cat([torch.full_like(source, k / 10) for k in range(4)])
+    ranking = rank(source, made, None, PairScorer(), "x", mode="quality")
+    assert ranking.order.tolist() == [3, 2, 1, 0]
+    assert ranking.scores.tolist() == pytest.approx([0.73255, 0.73919, 0.75999, 0.76827], abs=5e-6)
+    assert ranking.parts["source"].tolist() == pytest.approx(IMAGE)
+    by_text = rank(source, made, None, PairScorer(), "x", mode="quality", quality_weights=(1.0, 0.0))
+    assert by_text.best == 1

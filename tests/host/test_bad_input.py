@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -32,10 +32,13 @@ FILES = {
     "RetouchLocationFilter": "location_filter",
     "RetouchDilateMask": "dilate_mask",
     "RetouchConditionalCFG": "conditional_cfg",
+    "RetouchGuidance": "guidance",
     "RetouchRegionSampler": "region_sampler",
     "RetouchComposite": "composite",
     "RetouchRankCandidates": "rank_candidates",
     "RetouchMeasure": "measure",
+    "RetouchReferringSegment": "referring_segment",
+    "RetouchNoiseContrastMask": "noise_contrast_mask",
 }
 
 SIDE = 128
@@ -115,6 +118,16 @@ STRINGS: dict[str, tuple[Any, str]] = {
 }
 
 
+class Bright:
+    """A referrer that takes bright pixels for what is meant."""
+
+    def heat_maps(self, image: torch.Tensor, phrases: Sequence[str]) -> torch.Tensor:
+        return image.mean(-1).expand(len(phrases), -1, -1)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        return ()
+
+
 class Stage:
     """Good inputs of every node, by running the good graph once."""
 
@@ -125,7 +138,7 @@ class Stage:
         picture = Image.open(ROOT / "retouch_core" / "demo_pictures" / "wood.png").convert("RGB")
         pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(1, SIDE, SIDE, 3)
         image = pixels.float() / 255
-        model, clip, vae, segmenter, scorer = (
+        model, clip, vae, segmenter, scorer, _ = (
             self.nodes["RetouchLoadEmbedded"].execute(denoiser="inpaint").result
         )
         shared = {
@@ -156,6 +169,7 @@ class Stage:
         encode = lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))  # noqa: E731
         target, referring, empty = encode("a blue fish"), encode("the pink car"), encode("")
         self.run("RetouchConditionalCFG", model=model, target=target, referring=referring, empty=empty)
+        self.run("RetouchGuidance", scorer=scorer, prompt="a blue fish")
         made = self.run(
             "RetouchRegionSampler",
             **{"image": image, "mask": mask, "model": model, "vae": vae},
@@ -168,6 +182,13 @@ class Stage:
             **{"prompt": "a blue fish", "query": "the pink car"},
         )
         self.run("RetouchMeasure", source=image, result=made[0][:1], mask=mask)
+        self.run(
+            "RetouchReferringSegment", image=image, referrer=Bright(), query="the pink car", regions=regions
+        )
+        self.run(
+            "RetouchNoiseContrastMask",
+            **{"model": model, "latent": made[1], "referring": referring, "target": target, "draws": 1},
+        )
         self.regions = regions
 
     def run(self, node: str, **given: Any) -> Any:

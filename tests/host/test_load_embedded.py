@@ -16,7 +16,7 @@ Pack = Callable[[str], ModuleType]
 
 @pytest.fixture(scope="module")
 def loaded(pack: Pack) -> dict[str, Any]:
-    names = ("model", "clip", "vae", "segmenter", "scorer")
+    names = ("model", "clip", "vae", "segmenter", "scorer", "referrer")
     made = pack("nodes.load_embedded").RetouchLoadEmbedded.execute("inpaint").args
     return dict(zip(names, made, strict=True))
 
@@ -72,6 +72,7 @@ def test_what_arrives_on_the_sockets_is_the_hosts_own(pack: Pack, loaded: dict[s
     protocols = pack("retouch_core.models.protocols")
     assert isinstance(loaded["segmenter"], protocols.Segmenter)
     assert isinstance(loaded["scorer"], protocols.Scorer)
+    assert isinstance(loaded["referrer"], protocols.Referrer)
 
 
 def test_unloading_leaves_none_of_ours(loaded: dict[str, Any]) -> None:
@@ -103,5 +104,5 @@ def test_a_damaged_bundle_is_refused_in_one_sentence(
 
 
 def test_a_denoiser_that_is_not_shipped_is_refused(pack: Pack) -> None:
-    with pytest.raises(ValueError, match="denoiser must be one of inpaint, got 'plain'"):
+    with pytest.raises(ValueError, match="denoiser must be one of inpaint, blended, got 'plain'"):
         pack("nodes.load_embedded").RetouchLoadEmbedded.execute("plain")

@@ -70,7 +70,7 @@ def run_everything(pack: Callable[[str], ModuleType]) -> list[Any]:
     mask = torch.zeros(1, 128, 128)
     mask[:, 40:90, 30:70] = 1
     models = list(run("load_embedded", "RetouchLoadEmbedded", denoiser="inpaint"))
-    model, clip, vae, segmenter, scorer = models
+    model, clip, vae, segmenter, scorer, _ = models
     found = run(
         "entity_segment",
         "RetouchEntitySegment",

@@ -47,7 +47,7 @@ pack = pack_module("nodes")
 asyncio.run(pack.TextRetouch().get_node_list())
 import torch
 load = pack_module("nodes.load_embedded").RetouchLoadEmbedded
-model, clip, vae, segmenter, scorer = load.execute("inpaint").args
+model, clip, vae, segmenter, scorer, _ = load.execute("inpaint").args
 cond = clip.encode_from_tokens_scheduled(clip.tokenize("a red ball"))
 empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
 image, mask = torch.rand(1, 64, 64, 3), torch.zeros(1, 64, 64)

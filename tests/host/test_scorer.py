@@ -19,7 +19,7 @@ Pack = Callable[[str], ModuleType]
 
 @pytest.fixture(scope="module")
 def loaded(pack: Pack) -> dict[str, Any]:
-    names = ("model", "clip", "vae", "segmenter", "scorer")
+    names = ("model", "clip", "vae", "segmenter", "scorer", "referrer")
     made = pack("nodes.load_embedded").RetouchLoadEmbedded.execute("inpaint").args
     return dict(zip(names, made, strict=True))
 

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 Regions = io.Custom("RETOUCH_REGIONS")
 Segmenter = io.Custom("RETOUCH_SEGMENTER")
 Scorer = io.Custom("RETOUCH_SCORER")
+Crop = io.Custom("RETOUCH_CROP")
 
 CATEGORY = "Text Retouch"
 

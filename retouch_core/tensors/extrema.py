@@ -18,6 +18,9 @@ WORD = 64
 STRIP = 512
 """Columns that the running maximum takes at a time, so that what it holds fits into the cache."""
 
+ROWS = 256
+"""Rows of packed words that are grown sideways at a time, for the same reason."""
+
 Bools = NDArray[np.bool_]
 
 
@@ -113,51 +116,61 @@ def dilate_bools(mask: Bools, radius: int) -> Bools:
     height, width = mask.shape
     across, down = min(radius, width - 1), min(radius, height - 1)
     border = -(-across // WORD)
-    bits = np.zeros((height, -(-width // WORD) + 2 * border), dtype="<u8")
+    words = -(-width // WORD)
+    wide = np.zeros((height, words + 2 * border), dtype="<u8")
     packed = np.packbits(mask, axis=1, bitorder="little")
     first = border * (WORD // 8)
-    bits.view(np.uint8)[:, first : first + packed.shape[1]] = packed
+    wide.view(np.uint8)[:, first : first + packed.shape[1]] = packed
     # A mask grown by n px is whole up to n px on either side, so that the next shift may be 2n + 1.
-    reached = 0
-    while reached < across:
-        step = min(2 * reached + 1, across - reached)
-        bits = _or_columns(bits, step)
-        reached += step
+    for top in range(0, height, ROWS):
+        rows = wide[top : top + ROWS]
+        other, spare = np.empty_like(rows), np.empty_like(rows)
+        reached = 0
+        while reached < across:
+            step = min(2 * reached + 1, across - reached)
+            _or_columns(rows, step, other, spare)
+            rows[...] = other
+            reached += step
+    bits = np.ascontiguousarray(wide[:, border : border + words])
+    other = np.empty_like(bits)
     reached = 0
     while reached < down:
         step = min(2 * reached + 1, down - reached)
-        bits = _or_rows(bits, step)
+        _or_rows(bits, step, other)
+        bits, other = other, bits
         reached += step
-    inner = np.ascontiguousarray(bits.view(np.uint8)[:, first:])
-    return np.unpackbits(inner, axis=1, count=width, bitorder="little").view(np.bool_)
+    return np.unpackbits(bits.view(np.uint8), axis=1, count=width, bitorder="little").view(np.bool_)
 
 
-def _or_columns(bits: NDArray[np.uint64], step: int) -> NDArray[np.uint64]:
-    """Each pixel or the ones `step` px to its left and right."""
+def _or_columns(
+    bits: NDArray[np.uint64], step: int, out: NDArray[np.uint64], spare: NDArray[np.uint64]
+) -> None:
+    """Into `out`: each pixel or the ones `step` px to its left and right; `spare` is scratch."""
     count = bits.shape[1]
     words, rest = divmod(step, WORD)
-    out = bits.copy()
+    np.copyto(out, bits)
     low, high = np.uint64(rest), np.uint64(WORD - rest)
-    if words < count:
-        out[:, : count - words] |= bits[:, words:] >> low
-        out[:, words:] |= bits[:, : count - words] << low
-    if rest and words + 1 < count:
-        out[:, : count - words - 1] |= bits[:, words + 1 :] << high
-        out[:, words + 1 :] |= bits[:, : count - words - 1] >> high
-    return out
+    for skipped, by in ((words, low), (words + 1, high)):
+        if skipped >= count or (skipped > words and not rest):
+            continue
+        kept = spare[:, : count - skipped]
+        # From the right neighbours the low bits move in, of the next word the high ones; mirrored from the left.
+        near, far = (np.right_shift, np.left_shift) if skipped == words else (np.left_shift, np.right_shift)
+        near(bits[:, skipped:], by, out=kept)
+        out[:, : count - skipped] |= kept
+        far(bits[:, : count - skipped], by, out=kept)
+        out[:, skipped:] |= kept
 
 
-def _or_rows(bits: NDArray[np.uint64], step: int) -> NDArray[np.uint64]:
-    """Each pixel or the ones `step` px above and below; beyond the frame the outermost row stands in.
+def _or_rows(bits: NDArray[np.uint64], step: int, out: NDArray[np.uint64]) -> None:
+    """Into `out`: each pixel or the ones `step` px above and below; beyond the frame the outermost row stands in.
 
     It may, because its own window reaches as far into the picture as the missing row's would.
     """
-    out = bits.copy()
-    out[:-step] |= bits[step:]
-    out[-step:] |= bits[-1]
+    np.bitwise_or(bits[:-step], bits[step:], out=out[:-step])
+    np.bitwise_or(bits[-step:], bits[-1], out=out[-step:])
     out[step:] |= bits[:-step]
     out[:step] |= bits[0]
-    return out
 
 
 def _grey_max(values: NDArray[np.floating], radius: int, out: NDArray[np.floating]) -> None:

@@ -45,7 +45,7 @@ def pooled(mask: torch.Tensor, radius: int) -> torch.Tensor:
     return values
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     height=SIDES,
@@ -155,3 +155,12 @@ def test_a_batch_is_its_masks_one_by_one() -> None:
         )
     assert dilate_px(batch[:0], 5).shape == (0, 40, 90)
     assert dilate_px(batch[:0].bool(), -5).dtype == torch.bool
+
+
+@pytest.mark.parametrize("kind", ["binary", "soft"])
+def test_the_benchmark_compares_equals(kind: str) -> None:
+    from benchmarks.morphology import copied_grow, picture_mask
+
+    mask = picture_mask(120, 150, kind)
+    assert 0 < int((mask > 0).sum()) < mask.numel()
+    assert torch.equal(dilate_px(mask, 9), copied_grow(mask, 9))

@@ -152,16 +152,18 @@ def paste_crops(
         IMAGE [M,H,W,3], the MASK [1,H,W] or [P,H,W] they were laid over with, and the picture of each.
     """
     of = crops.rows
+    decoded = []
+    for first in range(0, len(samples), size):
+        _host.check_cancelled()
+        decoded.append(_latents.decode(vae, samples[first : first + size], crops.work).to(crops.source))
+    every = torch.cat(decoded)
+    frames = len(every) // len(samples)
     pieces: dict[int, list[Piece]] = {}
     taken = crops.mask.clone() if keep is None else torch.zeros_like(crops.mask)
     for row in dict.fromkeys(rows):
         picture, plan = of[row]
-        mine = [k for k, other in enumerate(rows) if other == row]
-        parts = []
-        for first in range(0, len(mine), size):
-            _host.check_cancelled()
-            parts.append(_latents.decode(vae, samples[mine[first : first + size]], plan.work))
-        painted = torch.cat(parts).to(crops.source)
+        first, mine = rows.index(row) * frames, rows.count(row) * frames
+        painted = every[first : first + mine]
         mask = crops.mask[picture : picture + 1]
         if keep is not None:
             before = _latents.decode(vae, latents[row : row + 1], plan.work).to(painted)

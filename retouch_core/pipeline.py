@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL.Image import Image as PillowImage
 from torch import Tensor
 
 from .editing.changed import changed, tightened
-from .editing.crop import CropPlan, crop, crop_mask, stitch_parts, uncrop_mask
+from .editing.crop import CropPlan, crop, crop_mask, placed, stitch_parts, uncrop_mask
 from .editing.crop_plans import WorkSize, plan_crops, work_side
 from .editing.guidance import guided_denoiser
 from .editing.sampler import retouch_latent
@@ -160,6 +161,8 @@ class Retoucher:
         clock = _Clock()
         with _noted() as notes:
             seen = clamped(image)
+            if torch.equal(seen, image):
+                seen = image  # large pictures are held once
             tell(0.02, "looking for it")
             with clock("search"):
                 if mask is None:
@@ -180,7 +183,7 @@ class Retoucher:
                 return _unchanged(image, found, report)
             tell(0.2, "painting")
             pieces: list[tuple[Tensor, CropPlan, Tensor]] = []
-            soft = image.new_zeros(1, *image.shape[1:3])
+            opened: list[Tensor] = []
             for plan, edit in areas:
                 with clock("paint"):
                     work = crop(seen, plan)
@@ -192,17 +195,18 @@ class Retoucher:
                     )
                 with clock("decode"):
                     decoded = torch.cat([editor.decode(z[None]) for z in latents])
-                    area = uncrop_mask(edit.composite, plan).to(image)
-                    area = area * (uncrop_mask(edit.painted, plan) > 0)
-                    own = area.expand(len(decoded), -1, -1)
+                    own = uncrop_mask(edit.composite, plan).to(image)
+                    own = own * (uncrop_mask(edit.painted, plan) > 0)
+                    opened.append(placed(own, plan))
                     if settings.change_min:
                         what = _what_changed(editor.decode(z0), decoded, found, plan, settings.change_min)
-                        own = torch.minimum(area, what.to(image))
-                    pieces.append((decoded.to(image), plan, own))
-                    soft = torch.maximum(soft, area)
+                        own = torch.minimum(own, what.to(image))
+                    masks = placed(own, plan).expand(len(decoded), -1, -1)
+                    pieces.append((decoded.to(image), plan, masks))
             with clock("decode"):
                 made = stitch_parts(image, pieces)
-                own = torch.stack([mask for _, _, mask in pieces]).amax(0) if len(pieces) > 1 else own
+                soft = reduce(torch.maximum, opened)
+                own = reduce(torch.maximum, (mask for _, _, mask in pieces))
             tell(0.9, "choosing")
             with clock("rank"):
                 taken = own.amax(0, keepdim=True)
@@ -388,7 +392,7 @@ def _seen_of(areas: list[tuple[CropPlan, EditMask]], *planes: Tensor) -> tuple[T
 
 
 def _what_changed(before: Tensor, decoded: Tensor, found: Found, plan: CropPlan, least: float) -> Tensor:
-    """MASK [m,H,W] of what each candidate, decoded [m,S,S,3], changed of the picture `before` [1,S,S,3]."""
+    """MASK [m,height,width] of what each candidate, decoded [m,S,S,3], changed in the box of the plan; before [1,S,S,3]."""
     core = crop_mask(found.regions.masks[found.selected], plan).amax(0, keepdim=True)
     every = torch.ones_like(core)
     return uncrop_mask(tightened(every, changed(decoded, before, least), core), plan)

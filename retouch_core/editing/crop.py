@@ -133,7 +133,7 @@ def crop_mask(mask: Tensor, plan: CropPlan, *, part_only: bool = False) -> Tenso
 
 
 def uncrop_mask(mask: Tensor, plan: CropPlan) -> Tensor:
-    """MASK [B,h,w] of `plan.work` -> [B,H,W] of the whole picture, bilinear; 0 beyond `plan.box`.
+    """MASK [B,h,w] of `plan.work` -> [B,height,width] of `plan.box`, bilinear; see `placed`.
 
     Raises:
         ValueError: a mask of another size than the canvas.
@@ -143,11 +143,16 @@ def uncrop_mask(mask: Tensor, plan: CropPlan) -> Tensor:
     inner = mask[:, :height, :width]
     if plan.resampled:
         inner = F.interpolate(inner[:, None], size=plan.box.size, mode="bilinear", align_corners=False)[:, 0]
+    return inner
+
+
+def placed(mask: Tensor, plan: CropPlan) -> Tensor:
+    """MASK [B,height,width] of `plan.box` -> [B,H,W] of the whole picture, 0 beyond the box."""
     if plan.box.size == plan.source:
-        return inner
-    out = inner.new_zeros(len(inner), *plan.source)
+        return mask
+    out = mask.new_zeros(len(mask), *plan.source)
     rows, columns = plan.box.slices
-    out[:, rows, columns] = inner
+    out[:, rows, columns] = mask
     return out
 
 

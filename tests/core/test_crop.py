@@ -12,6 +12,7 @@ from retouch_core.editing.crop import (
     CropPlan,
     crop,
     crop_mask,
+    placed,
     stitch,
     stitch_parts,
     uncrop,
@@ -52,10 +53,10 @@ def test_there_and_back_is_exact_where_nothing_is_scaled(plan: CropPlan) -> None
     assert work.shape == (1, *plan.work, 3)
     assert torch.equal(uncrop(work, plan), image[:, rows, columns])
     mask = (image[..., 0] > 0.5).float()
-    shown = uncrop_mask(crop_mask(mask, plan), plan)
+    shown = placed(uncrop_mask(crop_mask(mask, plan), plan), plan)
     assert torch.equal(shown[:, rows, columns], mask[:, rows, columns])
     assert float(shown.sum()) == float(mask[:, rows, columns].sum())
-    own = uncrop_mask(crop_mask(mask, plan, part_only=True), plan)
+    own = placed(uncrop_mask(crop_mask(mask, plan, part_only=True), plan), plan)
     down, across = plan.part.slices
     assert torch.equal(own[:, down, across], mask[:, down, across])
     assert float(own.sum()) == float(mask[:, down, across].sum())

@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from retouch_core.editing.crop import CropPlan, crop, crop_mask, stitch_parts, uncrop_mask
+from retouch_core.editing.crop import CropPlan, crop, crop_mask, placed, stitch_parts, uncrop_mask
 from retouch_core.editing.crop_plans import (
     MAX_ASPECT,
     MAX_PARTS,
@@ -154,7 +154,9 @@ def test_masks_of_every_kind(
     assert inside[mask > 0].all()
     made = stitch_parts(image, [(crop(image, plan), plan, (mask > 0).float()) for plan in plans])
     assert torch.equal(made[mask <= 0], image[mask <= 0])
-    shown = torch.stack([uncrop_mask(crop_mask(mask, plan, part_only=True), plan) for plan in plans]).amax(0)
+    shown = torch.stack(
+        [placed(uncrop_mask(crop_mask(mask, plan, part_only=True), plan), plan) for plan in plans]
+    ).amax(0)
     if not any(plan.resampled for plan in plans):
         assert torch.equal(made, image)
         assert torch.equal(shown.clamp(min=0), mask.clamp(min=0))

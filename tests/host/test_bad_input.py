@@ -163,7 +163,7 @@ class Stage:
             **{"image": image, "mask": mask, "model": model, "vae": vae},
             **{"target": target, "referring": referring, "empty": empty, "steps": 2, "candidates": 2},
         )
-        cut = self.run("RetouchCropRegion", image=image, mask=mask, size=64)
+        cut = self.run("RetouchCropRegion", image=image, mask=mask, size=SIDE)
         self.run("RetouchStitchRegion", edited=cut[0], crop=cut[2], source=image)
         self.run("RetouchComposite", edited=made[0][:1], source=image, mask=mask)
         self.run(

@@ -189,7 +189,7 @@ def sample(pack: Pack, small: Any) -> Any:
 
 def test_the_sampler_on_a_crop_is_crop_then_sampler_then_stitch(sample: Any, cut: Any, stitch: Any) -> None:
     image = noise(8, 2, 131, 203, 3)
-    mask = boxes(131, 203, (20, 30, 50, 50), (90, 140, 131, 203))
+    mask = boxes(131, 203, (20, 30, 50, 50), (100, 170, 131, 203))
     made, latent, where, report = sample(image=image, mask=mask, work_size=64, candidates=2)
     assert made.shape == (4, 131, 203, 3) and latent["samples"].shape == (4, 4, 8, 8)
     full = mask.repeat_interleave(2, 0)

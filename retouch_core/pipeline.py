@@ -122,6 +122,7 @@ class Retoucher:
         seed: int = 0,
         *,
         steps: int | None = None,
+        work_size: int | str | None = None,
         mask: Tensor | None = None,
         negatives: Sequence[str] = (),
         batch: int | None = None,
@@ -137,6 +138,7 @@ class Retoucher:
             candidates: how many to make (None: as the recipe says); candidate k uses seed + k.
             seed: 0 or more.
             steps: sampling steps (None: as the recipe says).
+            work_size: `full`, `auto` or the side in px of a crop around the region (None: as the recipe says).
             mask: MASK [1,H,W] that replaces the search; the query then only names what is there now.
             negatives: phrases for what is not meant; they compete with the query in the presence gate.
             batch: candidates at once.
@@ -149,6 +151,7 @@ class Retoucher:
             image, batch=1
         ).cpu()  # pictures are small beside the networks, which stay where they are
         settings = _settled(recipe_named(recipe) if isinstance(recipe, str) else recipe, candidates, steps)
+        settings = settings if work_size is None else replace(settings, work_size=work_size)
         query = check_text(query) if mask is None else query.strip()
         if not isinstance(prompt, str):
             raise TypeError(

@@ -166,6 +166,21 @@ def test_masks_of_every_kind(
         assert plans[0].part.empty and plans[0].box == Box.whole((height, width))
 
 
+@pytest.mark.parametrize("size", [(16, 4095), (4096, 17), (1023, 1025), (16, 16)])
+@pytest.mark.parametrize("side", [64, 512])
+@pytest.mark.parametrize("kind", ["top", "left", "bottom", "right", "full", "one pixel", "corners"])
+def test_the_rest_stays_at_any_size_even_where_the_model_gives_nan(
+    size: tuple[int, int], side: int, kind: str
+) -> None:
+    image = torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(side))
+    mask = mask_of(kind, *size)
+    for apart in (False, True):
+        (plans,) = plan_crops(mask, WorkSize(side), apart=apart)
+        nothing = torch.full((1, side, side, 3), torch.nan)
+        made = stitch_parts(image, [(nothing, plan, mask) for plan in plans])
+        assert torch.equal(made[mask == 0], image[mask == 0]) and made[mask > 0].isnan().all()
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(64, 700), st.integers(64, 700))
 def test_a_mask_of_everything_is_the_whole_picture_scaled(height: int, width: int) -> None:

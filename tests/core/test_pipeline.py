@@ -298,7 +298,7 @@ def test_a_crop_around_the_region_is_what_is_worked_on() -> None:
     """Twice: the region at its own scale in a larger picture, and a picture of the model's size as ever."""
     image, cut = scene(64, 64, **TWO), replace(PLAIN, work_size="auto")
     whole = retoucher().retouch(image, "red thing", "green", recipe=PLAIN, candidates=2)
-    same = retoucher().retouch(image, "red thing", "green", recipe=cut, candidates=2)
+    same = retoucher().retouch(image, "red thing", "green", recipe=PLAIN, work_size="auto", candidates=2)
     assert torch.equal(same.candidates, whole.candidates) and torch.equal(same.scores, whole.scores)
     large = scene(301, 407, red=(0.3, 0.3))
     worker = retoucher()

@@ -231,6 +231,20 @@ def test_far_parts_regions_and_empty_masks_of_a_batch(sample: Any) -> None:
     assert torch.equal(empty[0], image) and not empty[2].any() and "mask is empty" in empty[3]
 
 
+def test_auto_is_the_side_that_the_model_was_trained_on(pack: Pack, small: Any, tmp_path: Path) -> None:
+    import comfy.latent_formats
+
+    from training.random_bundle import save_random_bundle
+
+    side = pack("nodes._crops").native_side
+    assert side(small.model()) == 1024
+    old = small.model().clone()
+    old.add_object_patch("latent_format", comfy.latent_formats.SD15())
+    assert side(old) == 512
+    bundle = save_random_bundle(tmp_path)
+    assert side(pack("nodes._bundle").host_model(bundle)) == 128
+
+
 def test_bad_work_sizes_are_named(sample: Any) -> None:
     image, mask = noise(11, 1, 72, 64, 3), boxes(72, 64, (20, 20, 50, 44))
     refused(

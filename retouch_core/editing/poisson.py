@@ -75,7 +75,7 @@ def membrane(values: Tensor, rim: Tensor, inside: Tensor) -> Tensor:
     """
     if not rim.any() or not inside.any():
         return torch.where(rim, values, torch.zeros_like(values))
-    work = torch.float32 if values.device.type == "mps" else torch.float64
+    work = torch.float64 if values.dtype == torch.float64 else torch.float32
     known = torch.where(rim, values, torch.zeros_like(values)).to(work)
     free = inside.to(work)
     pinned = rim.to(work)

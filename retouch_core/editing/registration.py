@@ -178,8 +178,10 @@ class _Pair:
         size = (max(round(height * factor), 8), max(round(width * factor), 8))
         shut = F.interpolate(closed[:, None].float(), size=size, mode="area")[:, 0] > 0
         keep = (~window_max(shut, KEEP_MARGIN)).float()[:, None]
-        grey = [F.interpolate(_grey(picture), size=size, mode="area") for picture in (source, edited)]
-        return cls(*(_detail(picture, keep) for picture in grey), keep, (height, width))
+        before, after = (
+            F.interpolate(_grey(picture), size=size, mode="area") for picture in (source, edited)
+        )
+        return cls(_detail(before, keep), _detail(after, keep), keep, (height, width))
 
     def detail(self) -> float:
         values = self.source[self.open > 0]
@@ -187,7 +189,8 @@ class _Pair:
 
     def sampled(self, move: Move, *pictures: Tensor) -> list[Tensor]:
         """Pictures of the edit's frame as they look from the source's."""
-        grid = _grid(*self.source.shape[-2:], move, self.full, self.source)
+        height, width = self.source.shape[-2:]
+        grid = _grid(height, width, move, self.full, self.source)
         return [
             F.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
             for picture in pictures
@@ -202,7 +205,8 @@ class _Pair:
 
     def refined(self, move: Move) -> Move:
         """Gauss-Newton on (scale, dx, dy), in pixels of the full picture."""
-        x, y = _places(*self.source.shape[-2:], self.full, self.source)
+        height, width = self.source.shape[-2:]
+        x, y = _places(height, width, self.full, self.source)
         rim = max(self.full) / 2
         for _ in range(ROUNDS):
             near, across, down, weight = self.compared(move)

@@ -103,7 +103,7 @@ def disjoint(
         mask[share.window] = share.pixels
 
     found = scores[order].float()
-    rest = _leftover_masks(~visible.any(0), leftovers, min_area, max_entities - len(kept))
+    rest = _leftover_masks(np.logical_not(visible.any(axis=0)), leftovers, min_area, max_entities - len(kept))
     regions = Regions(
         masks=torch.from_numpy(np.concatenate([visible, rest]) if len(rest) else visible).to(masks.device),
         scores=torch.cat([found, found.new_zeros(len(rest))]),

@@ -68,6 +68,17 @@ def test_outside_is_the_source_bit_for_bit(mode: str, size: tuple[int, int], val
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [(4096, 17), (16, 4095)])
+def test_outside_stays_at_the_longest_sides(mode: str, size: tuple[int, int]) -> None:
+    source, edited = noise(1, 1, *size, 3), noise(2, 1, *size, 3)
+    for name in ("top", "right", "sides"):
+        outside = masks_of(*size)[name][0] == 0
+        broken = edited.masked_fill(outside[..., None], math.nan)
+        made = composite(source, broken, masks_of(*size)[name], mode=mode)
+        assert torch.equal(made[:, outside], source[:, outside]) and torch.isfinite(made).all(), name
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_ten_edits_in_a_row(mode: str) -> None:
     first = noise(0, 1, 45, 62, 3)
     current, touched = first, torch.zeros(45, 62, dtype=torch.bool)
@@ -152,6 +163,16 @@ def test_the_membrane_equals_a_sparse_solver(size: tuple[int, int], name: str) -
     for ours, given in zip(found, values, strict=True):
         expected = solved(given.numpy(), rim.numpy(), inside.numpy())
         assert np.abs(ours.numpy() - expected)[held.numpy()].max() <= 1e-8
+
+
+def test_single_precision_is_a_hundredth_of_a_level_close() -> None:
+    """Colours come as float32, and are solved in it: against the same in float64."""
+    held = torch.zeros(150, 170, dtype=torch.bool)
+    held[5:, 10:165] = True
+    inner = torch.from_numpy(ndimage.binary_erosion(held.numpy(), border_value=1))
+    values = noise(4, 3, 150, 170)
+    close = membrane(values, held & ~inner, inner) - membrane(values.double(), held & ~inner, inner)
+    assert close.abs().max() <= 0.01 / 255
 
 
 @pytest.mark.parametrize("name", ["top", "bottom", "left", "right", "middle", "sides", "soft"])

@@ -108,3 +108,35 @@ def test_what_is_not_finite_is_left_out() -> None:
     assert found.refused is None and abs(found.dx - 5) < 0.25 and abs(found.dy + 3) < 0.25
     with pytest.raises(ValueError, match="register pictures one by one"):
         register(source, edited[:, 1:], torch.zeros(1, 200, 220))
+
+
+def demo(name: str) -> np.ndarray:
+    from retouch_core.demo import PICTURES
+    from retouch_core.pictures import read_picture
+
+    return read_picture(PICTURES / f"{name}.png")[0].double().numpy()
+
+
+@pytest.mark.parametrize("name", ["grass", "wood", "tiles"])
+def test_textured_pictures_moved_by_scipys_spline(name: str) -> None:
+    from scipy import ndimage
+
+    picture, (scale, dx, dy) = demo(name), (0.98, -7.6, 11.3)
+    height, width = picture.shape[:2]
+    rows = (np.arange(height) - (height - 1) / 2 - dy) / scale + (height - 1) / 2
+    columns = (np.arange(width) - (width - 1) / 2 - dx) / scale + (width - 1) / 2
+    places = np.meshgrid(rows, columns, indexing="ij")
+    moved = np.stack(
+        [ndimage.map_coordinates(picture[..., k], places, order=3, mode="nearest") for k in range(3)], -1
+    )
+    found = register(
+        *(torch.from_numpy(p).float()[None] for p in (picture, moved.clip(0, 1))), hole(height, width)
+    )
+    assert found.refused is None and abs(found.scale - scale) <= 0.002
+    assert max(abs(found.dx - dx), abs(found.dy - dy)) <= 0.25
+
+
+@pytest.mark.parametrize(("name", "other"), [("grass", "wood"), ("tiles", "sky"), ("night", "horizon")])
+def test_other_demo_pictures_are_refused(name: str, other: str) -> None:
+    pair = (torch.from_numpy(demo(each)).float()[None] for each in (name, other))
+    assert "same scene" in (register(*pair, torch.zeros(1, 128, 128)).refused or "")

@@ -230,7 +230,7 @@ class Retoucher:
             mask_share=float((taken > 0).float().mean()),
             candidate_scores=ranking.scores.tolist(),
             ranking=ranking.order.tolist(),
-            stages=found.regions.trace,
+            stages=(*found.regions.trace, *_cut_of(areas, settings)),
             timings=clock.seconds,
             settings=settings.settings(),
             device=str(image.device),
@@ -382,6 +382,12 @@ def _part_of(tell: Progress, k: int, parts: int) -> Progress:
     return lambda share, text: (
         tell(0.2 + (k * 0.6 + share - 0.2) / parts, text) if parts > 1 else tell(share, text)
     )
+
+
+def _cut_of(areas: list[tuple[CropPlan, EditMask]], settings: Recipe) -> list[dict[str, Any]]:
+    """Entry of the report: what was cut out, and by what it was scaled."""
+    crops = [str(plan) for plan, _ in areas]
+    return [] if settings.work_size == "full" else [{"stage": "crop", "crops": crops}]
 
 
 def _seen_of(areas: list[tuple[CropPlan, EditMask]], *planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

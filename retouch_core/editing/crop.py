@@ -156,7 +156,7 @@ def placed(mask: Tensor, plan: CropPlan) -> Tensor:
     return out
 
 
-def stitch(source: Tensor, edited: Tensor, plan: CropPlan, mask: Tensor) -> Tensor:
+def stitch(source: Tensor, edited: Tensor, plan: CropPlan, mask: Tensor, *, mode: str = "feather") -> Tensor:
     """The edited crop in its picture; outside the mask, and beyond `plan.part`, the source bit for bit.
 
     Args:
@@ -164,6 +164,7 @@ def stitch(source: Tensor, edited: Tensor, plan: CropPlan, mask: Tensor) -> Tens
         edited: IMAGE [m,h,w,3] of `plan.work`; NaN in it cannot leave the mask.
         plan: what `crop` was called with.
         mask: composite MASK [1,H,W] or [m,H,W] of the picture's size.
+        mode: how the edit changes over into the source inside the mask, see `composite`.
 
     Returns:
         [m,H,W,3] in the dtype of `source`, a new tensor.
@@ -171,10 +172,12 @@ def stitch(source: Tensor, edited: Tensor, plan: CropPlan, mask: Tensor) -> Tens
     Raises:
         ValueError: sizes or batches that do not fit together.
     """
-    return stitch_parts(source, [(edited, plan, mask)])
+    return stitch_parts(source, [(edited, plan, mask)], mode=mode)
 
 
-def stitch_parts(source: Tensor, parts: Sequence[tuple[Tensor, CropPlan, Tensor]]) -> Tensor:
+def stitch_parts(
+    source: Tensor, parts: Sequence[tuple[Tensor, CropPlan, Tensor]], *, mode: str = "feather"
+) -> Tensor:
     """Several crops of one picture, each (edited, plan, mask) as `stitch` takes them, one after the other.
 
     Only the boxes are touched, so that a small crop of a huge picture costs one copy of the picture.
@@ -191,7 +194,7 @@ def stitch_parts(source: Tensor, parts: Sequence[tuple[Tensor, CropPlan, Tensor]
             continue
         down, across = plan.part.from_corner(plan.box).slices
         inside = uncrop(edited, plan)[:, down, across].expand(count, -1, -1, -1)
-        out[:, rows, columns] = composite(out[:, rows, columns], inside, mask[:, rows, columns])
+        out[:, rows, columns] = composite(out[:, rows, columns], inside, mask[:, rows, columns], mode=mode)
     return out
 
 

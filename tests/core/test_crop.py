@@ -99,6 +99,17 @@ def test_where_the_mask_is_one_the_edit_is_taken() -> None:
     assert torch.equal(made[:, :10], image[:, :10]) and torch.equal(made[:, :, :20], image[:, :, :20])
 
 
+@pytest.mark.parametrize("mode", ["laplacian", "poisson"])
+def test_other_ways_to_change_over_stay_inside_the_mask_too(mode: str) -> None:
+    image, plan = picture(60, 50), plain((60, 50), Box(10, 5, 42, 45), (32, 40))
+    mask = torch.zeros(1, 60, 50)
+    mask[:, 14:38, 10:40] = 1
+    made = stitch(image, 0.5 * crop(image, plan) + 0.3, plan, mask, mode=mode)
+    assert torch.equal(made[mask == 0], image[mask == 0]) and not torch.equal(
+        made[mask == 1], image[mask == 1]
+    )
+
+
 def test_source_and_edit_are_not_written_to() -> None:
     image, plan = picture(40, 40), plain((40, 40), Box.whole((40, 40)))
     before = image.clone()

@@ -305,6 +305,10 @@ def test_a_crop_around_the_region_is_what_is_worked_on() -> None:
     result = worker.retouch(large, "red thing", "green", recipe=cut, candidates=2)
     outside = result.mask[0] == 0
     assert all(torch.equal(made[outside], large[0][outside]) for made in result.candidates)
+    (told,) = result.report.stages[-1]["crops"]
+    assert "of 407x301 px on 64x64 px at scale" in told and "crop" not in {
+        e["stage"] for e in whole.report.stages
+    }
     red = (large[0] == torch.tensor([1.0, 0, 0])).all(-1)
     assert (result.image[0][red] - torch.tensor([0.0, 1.0, 0.0])).abs().max() < 0.1
     assert worker.editor.calls == 4  # type: ignore[attr-defined]

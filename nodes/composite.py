@@ -96,7 +96,8 @@ class RetouchComposite(io.ComfyNode):
                     options=list(COLOUR_MATCHES),
                     default=COLOUR_MATCHES[0],
                     tooltip="Takes back a change of colour that the model gave to the whole picture, by the ring around the "
-                    "mask. shift: one offset per channel; contrast: spread too. Not for edits whose outside is meaningless.",
+                    "mask. shift: one offset per channel; contrast: spread too; local: offsets that vary slowly from place to "
+                    "place. Not for edits whose outside is meaningless.",
                 ),
                 io.Boolean.Input(
                     "register",

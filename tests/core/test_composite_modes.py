@@ -269,6 +269,22 @@ def test_the_ring_takes_back_a_shift_of_colour(kind: str) -> None:
     assert len(notes) == 1 and "levels of 255" in notes[0]
 
 
+def test_local_offsets_follow_the_place_and_leave_detail_alone() -> None:
+    """A tint that grows across the picture, as an autoencoder's; what the edit draws inside must not pull."""
+    source, mask = smooth(1, 90, 110, 1.5), masks_of(90, 110)["middle"]
+    edited = source.clone()
+    edited[:, 40:50, 45:60] = 0.9
+    x = torch.linspace(-1, 1, 110)[None, None, :, None]
+    tinted = edited + 0.06 * x + torch.tensor([0.03, 0.0, -0.02])
+    rim = mask.bool() & (torch.nn.functional.max_pool2d(1 - mask[:, None], 9, 1, 4)[:, 0] > 0)
+    local, (note,) = match_colours(source, tinted, mask, "local")
+    assert (local - edited)[rim].abs().mean() < 1.5 / 255 < 0.25 * (tinted - edited)[rim].abs().mean()
+    (seen,) = seam(source, composite(source, local, mask), mask)
+    assert seen.colour_shift <= 1 / 255 and "from place to place" in note
+    constant, _ = match_colours(source, edited + torch.tensor([0.05, -0.03, 0.02]), mask, "local")
+    assert (constant - edited)[mask > 0].abs().max() <= 1e-5
+
+
 def test_nothing_around_means_nothing_changes() -> None:
     source, edited = smooth(1, 40, 40), smooth(2, 40, 40)
     whole = torch.ones(1, 40, 40)
@@ -276,7 +292,9 @@ def test_nothing_around_means_nothing_changes() -> None:
     assert torch.equal(kept, edited) and "leaves 0 px" in notes[0]
     assert torch.equal(match_colours(source, edited, whole * 0)[0], edited)
     assert match_colours(source, edited, whole, "none") == (edited, [])
-    with pytest.raises(ValueError, match="colour_match must be one of none, shift, contrast, got 'lab'"):
+    with pytest.raises(
+        ValueError, match="colour_match must be one of none, shift, contrast, local, got 'lab'"
+    ):
         match_colours(source, edited, whole, "lab")
 
 

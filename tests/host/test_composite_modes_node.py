@@ -60,7 +60,7 @@ def test_saved_workflows_get_what_they_had(run: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["feather", "laplacian", "poisson"])
-@pytest.mark.parametrize("colour_match", ["none", "shift", "contrast"])
+@pytest.mark.parametrize("colour_match", ["none", "shift", "contrast", "local"])
 def test_every_mode_keeps_the_rest(run: Any, measure: Any, mode: str, colour_match: str) -> None:
     source, mask = waves(1), hole()
     edited = torch.cat([waves(2), waves(1) + 0.05])

@@ -83,7 +83,7 @@ def match_colours(
                 f"colours were moved from place to place, by {255 * largest:.1f} levels of 255 at most"
             )
             continue
-        theirs, ours = into[window][ring].double(), before[window][ring].double()
+        theirs, ours = (picture[window][ring].cpu().double() for picture in (into, before))
         gain = torch.ones_like(ours[0])
         if kind == "contrast":
             gain = (_spread(ours) / _spread(theirs).clamp(min=1e-6)).clamp(*GAIN)

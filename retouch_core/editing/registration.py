@@ -177,9 +177,10 @@ class _Pair:
         factor = min(1.0, side / max(height, width))
         size = (max(round(height * factor), 8), max(round(width * factor), 8))
         shut = F.interpolate(closed[:, None].float(), size=size, mode="area")[:, 0] > 0
-        keep = (~window_max(shut, KEEP_MARGIN)).float()[:, None]
+        keep = (~window_max(shut.cpu(), KEEP_MARGIN)).float()[:, None]
+        # Small from here on, and solved in float64, which not every device has.
         before, after = (
-            F.interpolate(_grey(picture), size=size, mode="area") for picture in (source, edited)
+            F.interpolate(_grey(picture), size=size, mode="area").cpu() for picture in (source, edited)
         )
         return cls(_detail(before, keep), _detail(after, keep), keep, (height, width))
 

@@ -77,7 +77,11 @@ def _seam(source: Tensor, result: Tensor, mask: Tensor, ring_px: int) -> Seam:
         return Seam(0.0, 0.0, 0.0, 0)
     same, _ = _pair_mean(source, lambda a, b: a != b, mask)
     outside, _ = _pair_mean(source, lambda a, b: a & b, around)
-    shift = (result[beside].double() - source[beside].double()).mean(0).abs().max() if beside.any() else 0.0
+    shift = (
+        (result[beside].cpu().double() - source[beside].cpu().double()).mean(0).abs().max()
+        if beside.any()
+        else 0.0
+    )
     return Seam(crossing, max(same, outside), float(shift), pairs)
 
 
@@ -87,7 +91,10 @@ def _pair_mean(image: Tensor, chosen: Callable[[Tensor, Tensor], Tensor], of: Te
     for dim in (0, 1):
         length = image.shape[dim] - 1
         which = chosen(of.narrow(dim, 0, length), of.narrow(dim, 1, length))
-        step = image.narrow(dim, 1, length)[which].double() - image.narrow(dim, 0, length)[which].double()
+        step = (
+            image.narrow(dim, 1, length)[which].cpu().double()
+            - image.narrow(dim, 0, length)[which].cpu().double()
+        )
         total += float(step.abs().sum()) / image.shape[-1]
         count += int(which.sum())
     return total / max(count, 1), count

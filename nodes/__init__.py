@@ -13,6 +13,7 @@ class TextRetouch(ComfyExtension):
         from .adaptive_threshold import RetouchAdaptiveThreshold
         from .composite import RetouchComposite
         from .conditional_cfg import RetouchConditionalCFG
+        from .crop_region import RetouchCropRegion
         from .dilate_mask import RetouchDilateMask
         from .entity_segment import RetouchEntitySegment
         from .guidance import RetouchGuidance
@@ -27,6 +28,7 @@ class TextRetouch(ComfyExtension):
         from .region_sampler import RetouchRegionSampler
         from .region_scores import RetouchRegionScores
         from .scorer_from_clip import RetouchScorerFromCLIP
+        from .stitch_region import RetouchStitchRegion
 
         return [
             RetouchLoadEmbedded,
@@ -38,9 +40,11 @@ class TextRetouch(ComfyExtension):
             RetouchLocationFilter,
             RetouchLearnRegion,
             RetouchDilateMask,
+            RetouchCropRegion,
             RetouchConditionalCFG,
             RetouchGuidance,
             RetouchRegionSampler,
+            RetouchStitchRegion,
             RetouchComposite,
             RetouchRankCandidates,
             RetouchMeasure,

@@ -30,6 +30,10 @@ from ._networks import (
 BETA_SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear"}
 
 
+CELL = 8
+"""Pixels on a side of a latent cell of the bundle."""
+
+
 def read_state(folder: Path) -> State:
     """The float32 weights of a saved diffusers or transformers model; reads safetensors only.
 
@@ -93,6 +97,9 @@ def host_model(bundle: Path, unet: str = "unet_inpaint", dtype: torch.dtype = to
     scheduler = json.loads((bundle / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     latent_scale = float(read_config(bundle / "vae").get("scaling_factor", 1.0))
     settings = model_config_class(scheduler, latent_scale)(config)
+    cells = read_config(bundle / unet).get("sample_size")
+    if isinstance(cells, int):
+        settings.native_side = cells * CELL
 
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()

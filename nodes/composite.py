@@ -8,13 +8,19 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..retouch_core.editing.composite import composite
-from ..retouch_core.tensors.checks import check_batches, check_image, fit_mask
+from ..retouch_core.editing.colour_match import COLOUR_MATCHES, match_colours
+from ..retouch_core.editing.composite import MODES, composite
+from ..retouch_core.editing.registration import moved_back
+from ..retouch_core.editing.registration import register as found_move
+from ..retouch_core.tensors.checks import ASPECT_TOLERANCE, check_batches, check_image, fit_mask
 from . import _host, _kept, _types
 from ._kept import CHANGE_MIN
 
 LOST_BY_ENCODING = 16
 """Pixels that the host's VAE Encode may crop from a side, half of them before it: less than a cell of the latent."""
+
+BAND_ROWS = 256
+"""Rows of the picture that the report compares at a time."""
 
 
 def placed(edited: Tensor, source: Tensor) -> tuple[Tensor, str | None]:
@@ -78,6 +84,31 @@ class RetouchComposite(io.ComfyNode):
                     tooltip="With region connected: least difference of colour that the edit keeps outside it. 0 keeps the "
                     "whole mask.",
                 ),
+                io.Combo.Input(
+                    "mode",
+                    optional=True,
+                    options=list(MODES),
+                    default=MODES[0],
+                    tooltip="How the edit meets its surroundings, always inside the mask. feather: by the mask's own values. "
+                    "laplacian: broad colour fades in slowly, detail at once. poisson: the edit takes on the colour at the "
+                    "mask's rim.",
+                ),
+                io.Combo.Input(
+                    "colour_match",
+                    optional=True,
+                    options=list(COLOUR_MATCHES),
+                    default=COLOUR_MATCHES[0],
+                    tooltip="Takes back a change of colour that the model gave to the whole picture, by the ring around the "
+                    "mask. shift: one offset per channel; contrast: spread too; local: offsets that vary slowly from place to "
+                    "place. Not for edits whose outside is meaningless.",
+                ),
+                io.Boolean.Input(
+                    "register",
+                    optional=True,
+                    default=False,
+                    tooltip="For edit models that shift or zoom the whole picture: finds that motion outside the mask and "
+                    "undoes it. Where the edit does not fit its source, the source comes back and the report says why.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", tooltip="The edit in its picture."),
@@ -87,9 +118,17 @@ class RetouchComposite(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, edited: Tensor, source: Tensor, mask: Tensor, region: Any = None, change_min: float = CHANGE_MIN
+        cls,
+        edited: Tensor,
+        source: Tensor,
+        mask: Tensor,
+        region: Any = None,
+        change_min: float = CHANGE_MIN,
+        mode: str = MODES[0],
+        colour_match: str = COLOUR_MATCHES[0],
+        register: bool = False,
     ) -> io.NodeOutput:
-        """Fit, select and report."""
+        """Fit, move back, match, select and report."""
         edited = check_image(_colours(edited), "edited")
         alpha = (
             source[..., 3:]
@@ -106,17 +145,56 @@ class RetouchComposite(io.ComfyNode):
             raise ValueError("mask is a batch of no masks; connect at least one")
         count = _count(edited, colours, fitted)
         fitted = fitted.clamp(0, 1).to(colours.device)
-        inside, moved = placed(edited.to(colours.device), colours)
+        edited = edited.to(colours.device)
+        inside, moved = resized(edited, colours) if register else placed(edited, colours)
         notes = [line for line in (note, moved) if line]
         frame = (colours.shape[1], colours.shape[2])
+        if register:
+            inside, fitted = _registered(inside, colours, fitted, count, notes)
+        inside, told = match_colours(colours, inside, fitted, colour_match)
+        notes += told
         keep = _kept.keep_of(region, change_min, count, frame, notes)
         if keep is not None:
             fitted = keep.of(fitted, inside, colours)
-        made = composite(colours.expand(count, -1, -1, -1), inside.expand(count, -1, -1, -1), fitted)
+        made = composite(
+            colours.expand(count, -1, -1, -1), inside.expand(count, -1, -1, -1), fitted, mode=mode
+        )
         report = _report(made, colours, fitted, notes)
         if alpha is not None:
             made = torch.cat([made, alpha.expand(count, -1, -1, -1)], -1)
         return io.NodeOutput(_host.to_wire(made), report)
+
+
+def resized(edited: Tensor, source: Tensor) -> tuple[Tensor, str | None]:
+    """`edited` at the size of `source` where both have one aspect ratio, else as `placed` has it; registering follows."""
+    (height, width), (tall, wide) = edited.shape[1:3], source.shape[1:3]
+    alike = abs(width * tall - height * wide) <= ASPECT_TOLERANCE * height * wide
+    if (height, width) == (tall, wide) or not alike:
+        return placed(edited, source)
+    larger = torch.nn.functional.interpolate(
+        edited.movedim(-1, 1).float(), size=(tall, wide), mode="bicubic", antialias=True, align_corners=False
+    )
+    return larger.movedim(1, -1).to(
+        edited.dtype
+    ), f"edited was resized from {width}x{height} to {wide}x{tall} px"
+
+
+def _registered(
+    edited: Tensor, source: Tensor, mask: Tensor, count: int, notes: list[str]
+) -> tuple[Tensor, Tensor]:
+    """Each edit moved back onto its source, and the mask without what the edit does not show; empty where refused."""
+    backs, masks = [], []
+    for k in range(count):
+        _host.check_cancelled()
+        one, before, held = (each[k % len(each)][None] for each in (edited, source, mask))
+        found = found_move(before.float(), one.float(), held)
+        back, there = (one.float(), held * 0 > 0) if found.refused else moved_back(one.float(), found)
+        backs.append(back.to(one.dtype))
+        masks.append(torch.where(there, held, 0))
+        which = f"picture {k + 1}: " if count > 1 else ""
+        kept = "; the source is given back" if found.refused else ""
+        notes.append(which + found.told() + kept)
+    return torch.cat(backs), torch.cat(masks)
 
 
 def _colours(image: Any) -> Any:
@@ -136,8 +214,12 @@ def _count(edited: Tensor, source: Tensor, mask: Tensor) -> int:
 
 
 def _report(made: Tensor, source: Tensor, mask: Tensor, notes: list[str]) -> str:
-    outside = (mask <= 0)[..., None].to(made.device).expand(made.shape)
-    error = float(torch.where(outside, (made - source).abs(), 0).max())
+    # Band by band, so that a large picture needs no second one for its report.
+    error = 0.0
+    for top in range(0, made.shape[1], BAND_ROWS):
+        rows = slice(top, top + BAND_ROWS)
+        outside = (mask[:, rows] <= 0)[..., None].to(made.device)
+        error = max(error, float(torch.where(outside, (made[:, rows] - source[:, rows]).abs(), 0).max()))
     share = float((mask > 0).float().mean())
     said = f"The mask covers {100 * share:.1f} % of the picture; largest change outside it: {error:g}."
     return "\n".join([said, *(f"Note: {note}." for note in notes)])

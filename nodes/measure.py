@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..retouch_core.metrics.background import background_max_error, edited_area
 from ..retouch_core.metrics.fidelity import WINDOW, psnr, ssim
+from ..retouch_core.metrics.seam import seam
 from ..retouch_core.tensors.checks import check_batches, check_image, fit_mask
 from . import _host
 from ._types import schema
@@ -28,7 +29,7 @@ class RetouchMeasure(io.ComfyNode):
             display_name="Measure Edit",
             description="Says how much of the picture was edited, whether anything changed outside the mask, and how close "
             "the result is to the source.",
-            search_aliases=["ssim", "psnr", "difference", "compare", "text retouch"],
+            search_aliases=["seam", "ssim", "psnr", "difference", "compare", "text retouch"],
             inputs=[
                 io.Image.Input("source", tooltip="The picture before the edit."),
                 io.Image.Input("result", tooltip="The picture after it; one or several."),
@@ -45,6 +46,18 @@ class RetouchMeasure(io.ComfyNode):
                     tooltip=f"Peak signal to noise ratio in dB; {IDENTICAL_DB:g} stands for equal pictures.",
                 ),
                 io.Float.Output("edited_area", tooltip="Share of the picture that the mask opens, 0 to 1."),
+                io.Float.Output(
+                    "seam_step",
+                    tooltip="Mean difference of neighbouring pixels across which the mask changes; 0 without an outline.",
+                ),
+                io.Float.Output(
+                    "natural_step",
+                    tooltip="The same in the source, there and around it: a seam step well above it is a visible edge.",
+                ),
+                io.Float.Output(
+                    "colour_shift",
+                    tooltip="Largest mean change of a channel just inside the mask's outline.",
+                ),
             ],
         )
 
@@ -75,14 +88,24 @@ class RetouchMeasure(io.ComfyNode):
         noise = min(float(psnr(source, result).min()), IDENTICAL_DB)
         likeness = float(ssim(source, result).min()) if min(source.shape[1:3]) >= WINDOW else math.nan
         share = float(edited_area(fitted).max())
+        # The picture whose seam stands out most against what is natural there.
+        seams = seam(source, result, fitted)
+        worst = max(seams, key=lambda one: one.step - one.natural)
+        shift = max(one.colour_shift for one in seams)
         lines = [
             f"largest change outside the mask: {outside:g}" + (" (none at all)" if outside == 0 else ""),
             f"share of the picture that may change: {100 * share:.1f} %",
             f"SSIM of the whole picture: {likeness:.4f}",
             "PSNR of the whole picture: "
             + ("the pictures are equal" if noise == IDENTICAL_DB else f"{noise:.2f} dB"),
+            f"step across the seam: {255 * worst.step:.2f} levels of 255, natural there: {255 * worst.natural:.2f}"
+            if worst.pairs
+            else "step across the seam: the mask has no outline",
+            f"colour shift just inside the outline: {255 * shift:.2f} levels of 255",
         ]
         if count > 1:
             lines.append(f"worst of {count} pictures")
         lines += [note] if note else []
-        return io.NodeOutput("\n".join(lines), outside, likeness, noise, share)
+        return io.NodeOutput(
+            "\n".join(lines), outside, likeness, noise, share, worst.step, worst.natural, shift
+        )

@@ -9,8 +9,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from . import _conditioning, _host, _latents, _types
-from ._kept import CHANGE_MIN, keep_of
+from . import _conditioning, _crops, _host, _latents, _types
+from ._kept import CHANGE_MIN, Keep, keep_of
 from ._losses import check_guidance
 from ._repaint import (
     INPAINT_INPUTS,
@@ -147,12 +147,23 @@ class RetouchRegionSampler(io.ComfyNode):
                     optional=True,
                     tooltip="Losses that lead the sampler besides the prompts; of Retouch Guidance.",
                 ),
+                io.Combo.Input(
+                    "work_size",
+                    options=_crops.WORK_SIZES,
+                    default=_crops.FULL,
+                    optional=True,
+                    advanced=True,
+                    tooltip="full: the whole picture. auto or a number of pixels: a crop of that size around the mask, cut "
+                    "out before and put back after sampling, so that a huge picture costs what the region costs; "
+                    "auto takes the model's own size. latent is then of the crop.",
+                ),
             ],
             outputs=[
                 io.Image.Output("candidates", tooltip="One picture per candidate, finished."),
                 io.Latent.Output(
                     "latent",
-                    tooltip="The candidates before decoding, with the repainted cells as noise mask.",
+                    tooltip="The candidates before decoding, with the repainted cells as noise mask; of the crops where "
+                    "work_size is not full.",
                 ),
                 io.Mask.Output(
                     "mask",
@@ -187,6 +198,7 @@ class RetouchRegionSampler(io.ComfyNode):
         region: Any = None,
         change_min: float = CHANGE_MIN,
         guidance: Any = None,
+        work_size: str = _crops.FULL,
     ) -> io.NodeOutput:
         """Encode, sample inside the mask, decode and paste."""
         widgets = Widgets(seed, steps, cfg, sampler_name, scheduler, denoise, lam, candidates, inpaint_input)
@@ -196,21 +208,32 @@ class RetouchRegionSampler(io.ComfyNode):
             if cond is not None or name == "target":
                 _conditioning.check_conditioning(cond, name)
         with _host.noted() as notes:
-            scene = prepare(image, mask, model, vae, latent, notes)
-            frame = (image.shape[1], image.shape[2])
-            keep, pasted = keep_of(region, change_min, len(scene.image), frame, notes), scene.mask
+            crops = _crops.for_sampler(image, mask, work_size, model, vae, notes)
+            if crops is None:
+                scene = prepare(image, mask, model, vae, latent, notes)
+                pictures, frame, pasted = len(scene.image), (image.shape[1], image.shape[2]), scene.mask
+            else:
+                scene = prepare(crops.images(), crops.masks(), model, vae, latent, notes)
+                pictures, frame, pasted = len(crops.source), (image.shape[1], image.shape[2]), crops.mask
+            keep = keep_of(region, change_min, pictures, frame, notes)
             if scene.cells.any():
-                samples, pictures, size = repaint(scene, model, vae, conds, widgets, notes, guidance)
-                made, taken = paste(scene, vae, samples, pictures, size, keep)
-                pasted = union_of(scene, taken, pictures) if keep else taken
+                samples, rows, size = repaint(scene, model, vae, conds, widgets, notes, guidance)
+                if crops is None:
+                    made, taken = paste(scene, vae, samples, rows, size, keep)
+                    pasted, of = union_of(scene, taken, rows) if keep else taken, rows
+                else:
+                    keep = keep and Keep(crops.masks(keep.region), keep.least)
+                    made, pasted, of = _crops.paste_crops(
+                        crops, vae, scene.latents, samples, rows, size, keep
+                    )
             else:
                 notes.append("the mask is empty, so image comes back unchanged; nothing was sampled")
-                samples, pictures, size = scene.latents, list(range(len(scene.latents))), 0
-                made = scene.image
-        opened = _latents.in_pixels(scene.cells, scene.cell)[pictures]
+                samples, rows, size = scene.latents, list(range(len(scene.latents))), 0
+                made, of = scene.image if crops is None else crops.source[..., :3], rows
+        opened = _latents.in_pixels(scene.cells, scene.cell)[rows]
         return io.NodeOutput(
             _host.to_wire(made),
             {"samples": samples, "noise_mask": opened},
-            _host.to_wire(scene.of_rows(pasted, pictures)),
+            _host.to_wire(scene.of_rows(pasted, of)),
             report_of(scene, widgets, pasted, len(made) if size else 0, size, notes, guidance),
         )

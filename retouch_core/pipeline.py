@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from PIL.Image import Image as PillowImage
 from torch import Tensor
 
 from .editing.changed import changed, tightened
-from .editing.composite import composite
+from .editing.crop import CropPlan, crop, crop_mask, placed, stitch_parts, uncrop_mask
+from .editing.crop_plans import WorkSize, plan_crops, work_side
 from .editing.guidance import guided_denoiser
 from .editing.sampler import retouch_latent
 from .editing.schedule import sigmas_of
-from .editing.work_frame import WorkFrame
 from .models.protocols import Editor, Scorer, Segmenter
 from .ranking.rank import Ranking, rank, rank_removal
 from .recipes import DEFAULT, Recipe
@@ -30,6 +31,7 @@ from .regions.location import CELL_PHRASES, parse_location
 from .regions.search import Found, search
 from .report import Report, not_found
 from .sheet import contact_sheet
+from .tensors.boxes import Box
 from .tensors.checks import InputWarning, check_image, check_text, clamped, fit_mask
 from .tensors.regions import Regions
 
@@ -120,6 +122,7 @@ class Retoucher:
         seed: int = 0,
         *,
         steps: int | None = None,
+        work_size: int | str | None = None,
         mask: Tensor | None = None,
         negatives: Sequence[str] = (),
         batch: int | None = None,
@@ -135,6 +138,7 @@ class Retoucher:
             candidates: how many to make (None: as the recipe says); candidate k uses seed + k.
             seed: 0 or more.
             steps: sampling steps (None: as the recipe says).
+            work_size: `full`, `auto` or the side in px of a crop around the region (None: as the recipe says).
             mask: MASK [1,H,W] that replaces the search; the query then only names what is there now.
             negatives: phrases for what is not meant; they compete with the query in the presence gate.
             batch: candidates at once.
@@ -147,6 +151,7 @@ class Retoucher:
             image, batch=1
         ).cpu()  # pictures are small beside the networks, which stay where they are
         settings = _settled(recipe_named(recipe) if isinstance(recipe, str) else recipe, candidates, steps)
+        settings = settings if work_size is None else replace(settings, work_size=work_size)
         query = check_text(query) if mask is None else query.strip()
         if not isinstance(prompt, str):
             raise TypeError(
@@ -159,6 +164,8 @@ class Retoucher:
         clock = _Clock()
         with _noted() as notes:
             seen = clamped(image)
+            if torch.equal(seen, image):
+                seen = image  # large pictures are held once
             tell(0.02, "looking for it")
             with clock("search"):
                 if mask is None:
@@ -173,35 +180,42 @@ class Retoucher:
                 else:
                     found = _given(mask, image)
             editor = self._editor_for(settings)
-            area = WorkFrame.fit((image.shape[1], image.shape[2]), editor.size)
-            edit = _edit_area(found, area, settings, editor.cell) if found.present else None
-            if edit is None or not (edit.composite > 0).any():
+            areas = _areas(found, editor, settings) if found.present else []
+            if not areas:
                 report = self._nothing(image, found, query, prompt, recipe, seed, settings, clock, notes)
                 return _unchanged(image, found, report)
             tell(0.2, "painting")
-            with clock("paint"):
-                work = area.to_work(seen)
-                z0 = self.editor.encode(work)
-                words = _words(prompt, edit, settings)
-                latents = _paint(
-                    editor, work, z0, edit, found.text or query, words, settings, seed, batch, tell
-                )
-            with clock("decode"):
-                decoded = torch.cat([editor.decode(z[None]) for z in latents])
-                painted = area.from_work(decoded).to(image)
-                soft = area.mask_from_work(edit.composite).to(image)
-                soft = soft * (area.mask_from_work(edit.painted) > 0)
-                own = soft.expand(len(painted), -1, -1)
-                if settings.change_min:
-                    own = _what_changed(editor.decode(z0), decoded, found, area, settings.change_min).to(
-                        image
+            pieces: list[tuple[Tensor, CropPlan, Tensor]] = []
+            opened: list[Tensor] = []
+            for plan, edit in areas:
+                with clock("paint"):
+                    work = crop(seen, plan)
+                    z0 = self.editor.encode(work)
+                    words = _words(prompt, edit, settings)
+                    told = _part_of(tell, len(pieces), len(areas))
+                    latents = _paint(
+                        editor, work, z0, edit, found.text or query, words, settings, seed, batch, told
                     )
-                    own = torch.minimum(soft, own)
-                made = composite(image, painted, own)
+                with clock("decode"):
+                    decoded = torch.cat([editor.decode(z[None]) for z in latents])
+                    own = uncrop_mask(edit.composite, plan).to(image)
+                    own = own * (uncrop_mask(edit.painted, plan) > 0)
+                    opened.append(placed(own, plan))
+                    if settings.change_min:
+                        what = _what_changed(editor.decode(z0), decoded, found, plan, settings.change_min)
+                        own = torch.minimum(own, what.to(image))
+                    masks = placed(own, plan).expand(len(decoded), -1, -1)
+                    pieces.append((decoded.to(image), plan, masks))
+            with clock("decode"):
+                made = stitch_parts(image, pieces)
+                soft = reduce(torch.maximum, opened)
+                own = reduce(torch.maximum, (mask for _, _, mask in pieces))
             tell(0.9, "choosing")
             with clock("rank"):
                 taken = own.amax(0, keepdim=True)
-                ranking = self._rank(seen, made.clamp(0, 1), taken, found.text or query, prompt, settings)
+                ranking = self._rank(
+                    *_seen_of(areas, seen, made, taken), found.text or query, prompt, settings
+                )
         report = Report(
             query=query,
             prompt=prompt,
@@ -216,7 +230,7 @@ class Retoucher:
             mask_share=float((taken > 0).float().mean()),
             candidate_scores=ranking.scores.tolist(),
             ranking=ranking.order.tolist(),
-            stages=found.regions.trace,
+            stages=(*found.regions.trace, *_cut_of(areas, settings)),
             timings=clock.seconds,
             settings=settings.settings(),
             device=str(image.device),
@@ -363,11 +377,34 @@ def _paint(
     )
 
 
-def _what_changed(before: Tensor, decoded: Tensor, found: Found, frame: WorkFrame, least: float) -> Tensor:
-    """MASK [m,H,W] of what each candidate, decoded [m,S,S,3], changed of the picture `before` [1,S,S,3]."""
-    core = frame.mask_to_work(found.regions.masks[found.selected].float()).amax(0, keepdim=True)
+def _part_of(tell: Progress, k: int, parts: int) -> Progress:
+    """Progress of one crop of several, as that of the painting of all."""
+    return lambda share, text: (
+        tell(0.2 + (k * 0.6 + share - 0.2) / parts, text) if parts > 1 else tell(share, text)
+    )
+
+
+def _cut_of(areas: list[tuple[CropPlan, EditMask]], settings: Recipe) -> list[dict[str, Any]]:
+    """Entry of the report: what was cut out, and by what it was scaled."""
+    crops = [str(plan) for plan, _ in areas]
+    return [] if settings.work_size == "full" else [{"stage": "crop", "crops": crops}]
+
+
+def _seen_of(areas: list[tuple[CropPlan, EditMask]], *planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The part of source, candidates and mask that was worked on, which is all that is ranked; candidates clamped."""
+    box = Box(0, 0, 0, 0)
+    for plan, _ in areas:
+        box |= plan.box
+    rows, columns = box.slices
+    source, made, mask = (plane[:, rows, columns] for plane in planes)
+    return source, made.clamp(0, 1), mask
+
+
+def _what_changed(before: Tensor, decoded: Tensor, found: Found, plan: CropPlan, least: float) -> Tensor:
+    """MASK [m,height,width] of what each candidate, decoded [m,S,S,3], changed in the box of the plan; before [1,S,S,3]."""
+    core = crop_mask(found.regions.masks[found.selected], plan).amax(0, keepdim=True)
     every = torch.ones_like(core)
-    return frame.mask_from_work(tightened(every, changed(decoded, before, least), core))
+    return uncrop_mask(tightened(every, changed(decoded, before, least), core), plan)
 
 
 def _settled(recipe: Recipe, candidates: int | None, steps: int | None) -> Recipe:
@@ -400,16 +437,35 @@ def _given(mask: Tensor, image: Tensor) -> Found:
     return Found(regions, torch.tensor([present]), present, "", None, message, (note,) if note else ())
 
 
-def _edit_area(found: Found, frame: WorkFrame, settings: Recipe, cell: int) -> EditMask:
+def _plans(found: Found, editor: Editor, settings: Recipe) -> list[CropPlan]:
+    """What is worked on: the whole picture, or crops around the selected regions."""
+    source = found.regions.source_size
+    side = work_side(settings.work_size, editor.size, editor.cell)
+    if side is None or max(source) <= side:
+        return [CropPlan.whole(source, side or editor.size)]
+    selected = found.regions.masks[found.selected].any(0, keepdim=True)
+    return plan_crops(selected, WorkSize(side, editor.cell), apart=not found.is_ground)[0]
+
+
+def _areas(found: Found, editor: Editor, settings: Recipe) -> list[tuple[CropPlan, EditMask]]:
+    """Every crop with what may change of it; none where nothing may."""
+    every = [
+        (plan, _edit_area(found, plan, settings, editor.cell)) for plan in _plans(found, editor, settings)
+    ]
+    return [(plan, edit) for plan, edit in every if (edit.composite > 0).any()]
+
+
+def _edit_area(found: Found, plan: CropPlan, settings: Recipe, cell: int) -> EditMask:
     chosen = found.regions.masks[found.selected]
     rest = found.regions.masks[~found.selected & found.things] if found.things is not None else chosen[:0]
-    parts, neighbours = (frame.mask_to_work(m.float()) > 0 for m in (chosen, rest))
+    parts = crop_mask(chosen, plan, part_only=True) > 0
+    neighbours = crop_mask(rest, plan) > 0
     selected = parts.any(0, keepdim=True).float()
     if not found.is_ground:
         neighbours = neighbours[~surroundings(selected, neighbours)]
     others = neighbours.any(0, keepdim=True).float()
     shape = settings.shape if not found.is_ground else "mask"
-    fade = round(settings.feather * frame.side)
+    fade = round(settings.feather * max(plan.work))
     return edit_mask(selected, others, cell=cell, shape=shape, dilate=settings.dilate, fade=fade, boxes=parts)
 
 

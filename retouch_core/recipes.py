@@ -28,6 +28,9 @@ class Recipe:
             where the retoucher holds one.
         place_prompt: whether the words for the denoiser also say in which part of the frame the region lies.
         steps, scale, lam, strength, start, noise_mode, progressive: sampling (8, 9).
+        work_size: what the denoiser works on: `full`, the whole picture scaled to the model's size; `auto`, a crop around
+            the region at the model's size, scaled down only where the region with its surroundings is larger; or a side
+            in px for such a crop. Pictures that are no larger than that side are worked on as a whole.
         removal_scale, removal_prompt: guidance scale (1 means no guidance) and words for the denoiser where the prompt is
             empty.
         candidates: how many are made unless the caller says otherwise.
@@ -65,6 +68,7 @@ class Recipe:
     progressive: int | str = 0
     removal_scale: float = 1.0
     removal_prompt: str = "background"
+    work_size: int | str = "full"
     candidates: int = 4
     rank_mode: str = "localised"
     alpha: float = 5.0

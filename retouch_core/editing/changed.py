@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tensors.convert import to_bchw
+from ..tensors.extrema import window_max
 
 LOW_SHARE = 0.4
 """A pixel also counts as changed where it differs by this share of the threshold and touches one that counts."""
@@ -60,6 +61,6 @@ def tightened(mask: Tensor, what: Tensor, core: Tensor) -> Tensor:
             have been as good as invisible.
     """
     reach = max(1, round(GROW * max(what.shape[-2:])))
-    area = F.max_pool2d((what | (core > 0)).float()[:, None], 2 * reach + 1, 1, reach)
-    soft = F.avg_pool2d(F.pad(area, (1, 1, 1, 1), mode="replicate"), 3, 1)[:, 0]
+    area = window_max(what | (core > 0), reach).float()
+    soft = F.avg_pool2d(F.pad(area[:, None], (1, 1, 1, 1), mode="replicate"), 3, 1)[:, 0]
     return torch.minimum(mask.to(soft), soft)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..tensors.regions import Regions, mask_boxes
+from ..tensors.regions import Regions
 
 SCORE_MIN = 0.2
 """Detection score from which EntitySeg's demo keeps an entity."""
@@ -23,6 +26,9 @@ NESTED_SCORE_MARGIN = 0.05
 """A SAM mask counts as part of a larger one from this share inside it and up to this difference of scores."""
 
 LEFTOVERS = ("ignore", "one_entity", "components")
+
+MANY = np.iinfo(np.int16).max
+"""Proposals up to which two bytes hold a rank."""
 
 _PIXELS_PER_CHUNK = 1 << 16
 
@@ -75,31 +81,38 @@ def disjoint(
     if min_area is None:
         min_area = max(MIN_AREA_PX, round(MIN_AREA_SHARE * height * width))
 
-    areas = masks.flatten(1).sum(1)
-    order = _ranking(scores, areas)
-    order = order[scores[order] >= score_min]
-    kept, visible = order, _owned(masks[order])
-    rounds = 0
+    arrays = masks.cpu().numpy()
+    areas = torch.tensor([int(np.count_nonzero(mask)) for mask in arrays], dtype=torch.long)
+    order = _ranking(scores.cpu(), areas)
+    order = order[scores.cpu()[order] >= score_min]
+    above, rounds = len(order), 0
     while True:
-        good = _large_enough(visible, areas[kept], max(1, min_area), visible_min)
+        shares = _shares(arrays, order.tolist())
+        good = torch.tensor(
+            [_large_enough(share, int(areas[i]), max(1, min_area), visible_min) for share, i in shares],
+            dtype=torch.bool,
+        )
         rounds += 1
-        kept, visible = kept[good], visible[good]
+        order = order[good]
         if good.all() or not refill:
             break
-        visible = _owned(masks[kept])
-    kept, visible = kept[:max_entities], visible[:max_entities]
+    kept = [share for (share, _), stays in zip(shares, good.tolist(), strict=True) if stays][:max_entities]
+    order = order[:max_entities].to(scores.device)
+    visible = np.zeros((len(kept), height, width), dtype=bool)
+    for mask, share in zip(visible, kept, strict=True):
+        mask[share.window] = share.pixels
 
-    found = scores[kept].float()
-    rest = _leftover_masks(~visible.any(0), leftovers, min_area)[: max_entities - len(kept)]
+    found = scores[order].float()
+    rest = _leftover_masks(np.logical_not(visible.any(axis=0)), leftovers, min_area, max_entities - len(kept))
     regions = Regions(
-        masks=torch.cat([visible, rest]),
+        masks=torch.from_numpy(np.concatenate([visible, rest]) if len(rest) else visible).to(masks.device),
         scores=torch.cat([found, found.new_zeros(len(rest))]),
         source_size=(height, width),
     )
     return regions.traced(
         "entities",
         proposals=len(masks),
-        above_score_min=len(order),
+        above_score_min=above,
         entities=len(kept),
         leftovers=len(rest),
         rounds=rounds,
@@ -112,7 +125,8 @@ def disjoint(
 
 def coverage(regions: Regions) -> float:
     """Share of the picture's pixels, 0..1, that some region holds."""
-    return float(regions.union().double().mean())
+    height, width = regions.source_size
+    return int(regions.masks.any(0).sum()) / max(height * width, 1)
 
 
 def background_mask(regions: Regions) -> Tensor:
@@ -171,34 +185,54 @@ def _ranking(scores: Tensor, areas: Tensor) -> Tensor:
     return by_area[scores[by_area].argsort(descending=True, stable=True)]
 
 
-def _owned(ranked: Tensor) -> Tensor:
-    """Of masks [N,H,W], best first: the pixels that no better one holds."""
-    free = ranked.new_ones(ranked.shape[1:])
-    owned = torch.empty_like(ranked)
-    for rank, mask in enumerate(ranked):
-        owned[rank] = mask & free
-        free = free & ~mask
-    return owned
+@dataclass(frozen=True)
+class _Share:
+    """What a proposal keeps: the window of the picture that its box is, and its pixels there, bool."""
+
+    window: tuple[slice, slice]
+    pixels: NDArray[np.bool_]
 
 
-def _large_enough(visible: Tensor, areas: Tensor, min_area: int, visible_min: float) -> Tensor:
-    left = visible.flatten(1).sum(1)
-    boxes = mask_boxes(visible)
-    sides = torch.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    return (left >= min_area) & (left.double() >= visible_min * areas.double()) & (sides > 1)
+def _shares(masks: NDArray[np.bool_], ranked: list[int]) -> list[tuple[_Share, int]]:
+    """Of masks [N,H,W] in the order `ranked`, best first: the pixels that no better one holds, each with its index.
+
+    One map of the picture and the boxes of the proposals are all that is held: the worst writes its rank first, the
+    best last.
+    """
+    owner = np.full(masks.shape[1:], -1, dtype=np.int32 if len(ranked) > MANY else np.int16)
+    windows = [_window(masks[i]) for i in ranked]
+    for rank in reversed(range(len(ranked))):
+        np.copyto(owner[windows[rank]], rank, where=masks[ranked[rank]][windows[rank]])
+    return [(_Share(windows[rank], owner[windows[rank]] == rank), index) for rank, index in enumerate(ranked)]
 
 
-def _leftover_masks(background: Tensor, leftovers: str, min_area: int) -> Tensor:
-    """Masks bool [K,H,W] of what nobody holds, largest first."""
-    if leftovers == "ignore" or not background.any():
-        return background.new_zeros(0, *background.shape)
+def _window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _large_enough(share: _Share, area: int, min_area: int, visible_min: float) -> bool:
+    left = int(np.count_nonzero(share.pixels))
+    if left < min_area or left < visible_min * area:
+        return False
+    rows, columns = _window(share.pixels)
+    return min(rows.stop - rows.start, columns.stop - columns.start) > 1
+
+
+def _leftover_masks(
+    background: NDArray[np.bool_], leftovers: str, min_area: int, most: int
+) -> NDArray[np.bool_]:
+    """Masks bool [K,H,W] of what nobody holds, largest first, `most` at most."""
+    none = np.zeros((0, *background.shape), dtype=bool)
+    if leftovers == "ignore" or most < 1 or not background.any():
+        return none
     if leftovers == "one_entity":
         return background[None]
     from skimage.measure import label
 
-    parts = label(background.cpu().numpy(), connectivity=2)
+    parts = label(background, connectivity=2)
     areas = np.bincount(parts.ravel())[1:]
-    names = [int(i) + 1 for i in np.argsort(-areas, kind="stable") if areas[i] >= min_area]
-    if not names:
-        return background.new_zeros(0, *background.shape)
-    return torch.stack([torch.from_numpy(parts == name) for name in names]).to(background.device)
+    names = [int(i) + 1 for i in np.argsort(-areas, kind="stable") if areas[i] >= min_area][:most]
+    return np.stack([parts == name for name in names]) if names else none

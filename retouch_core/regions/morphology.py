@@ -6,9 +6,18 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..tensors.checks import check_mask
+from ..tensors.extrema import (
+    bools_of,
+    chessboard_distance,
+    floats_of,
+    nonzero_box,
+    window_max,
+    window_min,
+)
 
 ROM_GRID = 64
 """Side of the grid, in cells, on which ROM dilates its masks; a kernel size k is counted in these cells."""
@@ -24,7 +33,8 @@ def dilate(mask: Tensor, k: int) -> Tensor:
     """Grey dilation of a MASK [B,H,W] by a k x k square; negative k erodes (ROM, Sec. 4.5).
 
     The value at p is the maximum of the mask over the (2r+1)^2 square around p, r = (|k|-1)/2. What lies beyond
-    the frame never counts, so that an empty mask stays empty and a full one full, also under erosion.
+    the frame never counts, so that an empty mask stays empty and a full one full, also under erosion. A bool mask
+    stays bool.
 
     Raises:
         ValueError: k is even (ROM's convolution would then grow the picture by a pixel) or not an integer.
@@ -54,15 +64,27 @@ def radius_px(k: int, width: int, height: int) -> int:
 def dilate_px(mask: Tensor, r: int) -> Tensor:
     """Grey dilation of a MASK [B,H,W] by r pixels in every direction (a square); negative r erodes.
 
+    The cost does not grow with r. A bool mask stays bool.
+
     Raises:
         ValueError: r is not an integer.
     """
     if not isinstance(r, int):
         raise ValueError(f"r must be a whole number of pixels, got {r!r}; round it first")
+    move = window_max if r >= 0 else window_min
+    hard = _bools(mask)
+    if hard is not None:
+        moved = move(hard, abs(r))
+        return moved if mask.dtype == torch.bool else floats_of(moved, _float_type(mask))
     mask = check_mask(mask)
-    if r < 0:
-        return -_window_max(-mask, -r)
-    return _window_max(mask, r)
+    out = torch.zeros_like(mask)
+    for one, into in zip(mask, out, strict=True):
+        # Beyond r px of everything that is not 0, the result is 0 too.
+        box = nonzero_box(one, abs(r))
+        if box is not None:
+            top, left, bottom, right = box
+            into[top:bottom, left:right] = move(one[None, top:bottom, left:right], abs(r))[0]
+    return out
 
 
 def feather(mask: Tensor, r: int, mode: str = "chebyshev") -> Tensor:
@@ -80,6 +102,7 @@ def feather(mask: Tensor, r: int, mode: str = "chebyshev") -> Tensor:
         )
     if mode not in FEATHER_MODES:
         raise ValueError(f"mode must be one of {', '.join(FEATHER_MODES)}, got {mode!r}; choose one of them")
+    hard = _bools(mask)
     mask = check_mask(mask)
     if r == 0:
         return mask.clone()
@@ -87,12 +110,14 @@ def feather(mask: Tensor, r: int, mode: str = "chebyshev") -> Tensor:
         grown = dilate_px(mask, r // 2)
         reach = r - r // 2
         return torch.maximum(mask, gaussian_blur(grown, sigma=reach / 2, reach=reach)).clamp(max=1)
-    total, grown = mask.clone(), mask
-    for _ in range(min(r, max(mask.shape[-2:]))):
-        grown = _window_max(grown, 1)
-        total = total + grown
-    total = total + grown * max(0, r - max(mask.shape[-2:]))
-    return torch.maximum(mask, total / (r + 1)).clamp(max=1)
+    ramp = _soft_ramp if hard is None else _hard_ramp
+    out = torch.zeros_like(mask)
+    for one, into in zip(mask, out, strict=True):
+        box = nonzero_box(one, r)
+        if box is not None:
+            top, left, bottom, right = box
+            into[top:bottom, left:right] = ramp(one[top:bottom, left:right], r)
+    return out
 
 
 def to_latent(mask: Tensor, cell: int = 8, mode: str = "amax") -> Tensor:
@@ -130,46 +155,76 @@ def to_latent(mask: Tensor, cell: int = 8, mode: str = "amax") -> Tensor:
 def fill_holes(mask: Tensor) -> Tensor:
     """Fill what a MASK [B,H,W] encloses: background that no path of 4-neighbours joins to the frame.
 
-    Soft masks are filled level by level: a hole rises to the lowest value on the ring around it.
+    Soft masks are filled level by level: a hole rises to the lowest value on the ring around it. A bool mask stays
+    bool. The cost is that of the box around the mask.
     """
+    hard = _bools(mask)
+    if hard is None:
+        mask = check_mask(mask)
+    out = (mask if hard is None else hard).clone()
+    fill = _fill_levels if hard is None else _fill_enclosed
+    for one in out:
+        # What surrounds the box always reaches the frame, so that a border of background stands in for it.
+        box = nonzero_box(one, 1)
+        if box is not None:
+            top, left, bottom, right = box
+            inner = one[top:bottom, left:right]
+            inner.copy_(torch.from_numpy(fill(inner.detach().cpu().numpy())))
+    return out if hard is None or mask.dtype == torch.bool else floats_of(out, _float_type(mask))
+
+
+def _fill_enclosed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy.ndimage import label
+
+    parts, count = label(~mask)
+    open_parts = np.zeros(count + 1, dtype=bool)
+    for side in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+        open_parts[side] = True
+    open_parts[0] = False
+    filled: NDArray[np.bool_] = ~open_parts[parts]
+    return filled
+
+
+def _fill_levels(mask: NDArray[np.floating]) -> NDArray[np.floating]:
     from skimage.morphology import reconstruction
 
-    mask = check_mask(mask)
     cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
-    filled = []
-    for one in mask.detach().cpu().numpy():
-        seed = one.copy()
-        seed[1:-1, 1:-1] = one.max()
-        filled.append(torch.from_numpy(reconstruction(seed, one, method="erosion", footprint=cross)))
-    return torch.stack(filled).to(mask) if filled else mask.clone()
+    seed = mask.copy()
+    seed[1:-1, 1:-1] = mask.max()
+    filled: NDArray[np.floating] = reconstruction(seed, mask, method="erosion", footprint=cross)
+    return filled
+
+
+def _bools(mask: Tensor) -> Tensor | None:
+    """A mask of nothing but 0 and 1 as bool [B,H,W], else None: the check of everything else is `check_mask`'s."""
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 3):
+        return None
+    return bools_of(mask[None] if mask.ndim == 2 else mask)
+
+
+def _float_type(mask: Tensor) -> torch.dtype:
+    return mask.dtype if mask.is_floating_point() else torch.float32
+
+
+def _hard_ramp(mask: Tensor, r: int) -> Tensor:
+    """The mean of the dilations of a mask [H,W] of 0 and 1: at distance d as many of them as r + 1 - d hold a pixel."""
+    distance = torch.from_numpy(chessboard_distance(mask.detach().cpu().numpy() > 0)).to(mask.device)
+    return (r + 1 - distance).clamp(min=0).to(mask.dtype) / (r + 1)
+
+
+def _soft_ramp(mask: Tensor, r: int) -> Tensor:
+    """The mean of the dilations of a soft mask [H,W], one after the other: here the cost does grow with r."""
+    longest = max(mask.shape)
+    total, grown = mask.clone(), mask[None]
+    for _ in range(min(r, longest)):
+        grown = window_max(grown, 1)
+        total += grown[0]
+    total = total + grown[0] * max(0, r - longest)
+    return torch.maximum(mask, total / (r + 1)).clamp(max=1)
 
 
 def _nearest_odd(k: object) -> int:
     return int(k) // 2 * 2 + 1 if isinstance(k, int | float) and math.isfinite(k) else 3
-
-
-def _window_max(values: Tensor, radius: int) -> Tensor:
-    """Maximum of [B,H,W] over the square of `radius` around each pixel; outside the frame counts as -inf."""
-    for dim in (1, 2):
-        values = _line_max(values, min(radius, values.shape[dim]), dim)
-    return values
-
-
-def _line_max(values: Tensor, radius: int, dim: int) -> Tensor:
-    # Windows double in length from round to round, so that a large radius costs log2(radius) passes, not radius.
-    if radius == 0:
-        return values.clone()
-    edge = list(values.shape)
-    edge[dim] = radius
-    border = values.new_full(edge, -torch.inf)
-    line = torch.cat([border, values, border], dim)
-    reached, wanted = 1, 2 * radius + 1
-    while reached < wanted:
-        step = min(reached, wanted - reached)
-        length = line.shape[dim] - step
-        line = torch.maximum(line.narrow(dim, 0, length), line.narrow(dim, step, length))
-        reached += step
-    return line
 
 
 def gaussian_blur(mask: Tensor, sigma: float, reach: int) -> Tensor:

@@ -210,3 +210,19 @@ def test_nested_parts_leave_when_their_score_is_close() -> None:
 def test_bad_input_is_one_sentence(masks, scores, options, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         disjoint(masks, scores, **options)
+
+
+def test_many_large_proposals_hold_one_picture_and_boxes_in_memory() -> None:
+    """Sixty proposals of 4 megapixels: what is allocated beside the result is a small part of what came in."""
+    import tracemalloc
+
+    masks = torch.zeros(60, 2000, 2000, dtype=torch.bool)
+    for k, mask in enumerate(masks):
+        mask[30 * k : 30 * k + 100, 25 * k : 25 * k + 300] = True
+    scores = torch.linspace(0.3, 0.9, 60)
+    tracemalloc.start()
+    regions = disjoint(masks, scores, max_entities=5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(regions) == 5
+    assert peak < 15 * masks[0].numel() < masks.numel() / 3

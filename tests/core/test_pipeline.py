@@ -292,3 +292,57 @@ def test_what_spans_the_frame_is_background_too() -> None:
     things = ((image[0] == 1).any(-1) & (image[0] == 0).any(-1)).clone()
     things[56:] = False
     assert torch.equal(result.image[0][things], image[0][things])
+
+
+def test_a_crop_around_the_region_is_what_is_worked_on() -> None:
+    """Twice: the region at its own scale in a larger picture, and a picture of the model's size as ever."""
+    image, cut = scene(64, 64, **TWO), replace(PLAIN, work_size="auto")
+    whole = retoucher().retouch(image, "red thing", "green", recipe=PLAIN, candidates=2)
+    same = retoucher().retouch(image, "red thing", "green", recipe=PLAIN, work_size="auto", candidates=2)
+    assert torch.equal(same.candidates, whole.candidates) and torch.equal(same.scores, whole.scores)
+    large = scene(301, 407, red=(0.3, 0.3))
+    worker = retoucher()
+    result = worker.retouch(large, "red thing", "green", recipe=cut, candidates=2)
+    outside = result.mask[0] == 0
+    assert all(torch.equal(made[outside], large[0][outside]) for made in result.candidates)
+    (told,) = result.report.stages[-1]["crops"]
+    assert "of 407x301 px on 64x64 px at scale" in told and "crop" not in {
+        e["stage"] for e in whole.report.stages
+    }
+    red = (large[0] == torch.tensor([1.0, 0, 0])).all(-1)
+    assert (result.image[0][red] - torch.tensor([0.0, 1.0, 0.0])).abs().max() < 0.1
+    assert worker.editor.calls == 4  # type: ignore[attr-defined]
+
+
+def test_far_regions_are_worked_on_one_by_one() -> None:
+    image = torch.full((1, 300, 500, 3), 0.5)
+    image[:, 20:40, 30:50] = image[:, 250:270, 440:460] = torch.tensor([1.0, 0, 0])
+    image[:, 100:130, 200:230] = torch.tensor([0.0, 0, 1.0])
+    red = (image == torch.tensor([1.0, 0, 0])).all(-1).float()
+    worker, seen = retoucher(), []
+    result = worker.retouch(
+        image,
+        "",
+        "green",
+        recipe=replace(PLAIN, work_size=64),
+        mask=red,
+        candidates=2,
+        progress=lambda share, _: seen.append(share),
+    )
+    assert worker.editor.calls == 8  # type: ignore[attr-defined]
+    assert seen == sorted(seen) and seen[-1] == 1.0
+    for rows, columns in ((slice(20, 40), slice(30, 50)), (slice(250, 270), slice(440, 460))):
+        assert (result.image[0, rows, columns] - torch.tensor([0.0, 1.0, 0.0])).abs().max() < 0.1
+        assert (result.mask[0, rows, columns] == 1).all()
+    outside = result.mask[0] == 0
+    assert torch.equal(result.image[0][outside], image[0][outside]) and outside[100:130, 200:230].all()
+    assert int((result.mask > 0).sum()) < 4000
+
+
+def test_a_work_size_that_does_not_fit_is_named() -> None:
+    for value, message in (
+        ("large", "work_size must be full, auto or"),
+        (100, "work_size 100 is no multiple of 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            retoucher().retouch(**GOOD | {"recipe": replace(PLAIN, work_size=value)})

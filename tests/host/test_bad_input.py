@@ -31,9 +31,11 @@ FILES = {
     "RetouchAdaptiveThreshold": "adaptive_threshold",
     "RetouchLocationFilter": "location_filter",
     "RetouchDilateMask": "dilate_mask",
+    "RetouchCropRegion": "crop_region",
     "RetouchConditionalCFG": "conditional_cfg",
     "RetouchGuidance": "guidance",
     "RetouchRegionSampler": "region_sampler",
+    "RetouchStitchRegion": "stitch_region",
     "RetouchComposite": "composite",
     "RetouchRankCandidates": "rank_candidates",
     "RetouchMeasure": "measure",
@@ -175,6 +177,8 @@ class Stage:
             **{"image": image, "mask": mask, "model": model, "vae": vae},
             **{"target": target, "referring": referring, "empty": empty, "steps": 2, "candidates": 2},
         )
+        cut = self.run("RetouchCropRegion", image=image, mask=mask, size=SIDE)
+        self.run("RetouchStitchRegion", edited=cut[0], crop=cut[2], source=image)
         self.run("RetouchComposite", edited=made[0][:1], source=image, mask=mask)
         self.run(
             "RetouchRankCandidates",

@@ -88,7 +88,7 @@ def test_measures_agree_with_skimage(pack: Pack) -> None:
     node = pack("nodes.measure").RetouchMeasure
     source, mask = pictures(5), box()
     result = torch.where(mask[..., None] > 0, pictures(6), source)
-    report, outside, likeness, noise, share = node.execute(source, result, mask).args
+    report, outside, likeness, noise, share, *_ = node.execute(source, result, mask).args
     a, b = source[0].double().numpy(), result[0].double().numpy()
     expected = structural_similarity(
         a, b, channel_axis=-1, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
@@ -105,7 +105,7 @@ def test_one_value_outside_is_seen_and_equal_pictures_have_a_finite_psnr(pack: P
     result = source.clone()
     result[0, 3, 5, 1] = source[0, 3, 5, 1] + 0.25
     assert node.execute(source, result, mask).args[1] == pytest.approx(0.25, abs=1e-6)
-    report, outside, likeness, noise, _ = node.execute(source, source, mask).args
+    report, outside, likeness, noise, *_ = node.execute(source, source, mask).args
     assert (outside, noise) == (0, 100) and likeness == pytest.approx(1)
     assert "the pictures are equal" in report
 

@@ -82,7 +82,7 @@ def test_the_chain_finds_what_the_library_finds(pack: Pack, parts: Any, name: st
         assert not made["area"].any()
         return
     assert expected.any()
-    frame = pack("retouch_core.editing.work_frame").WorkFrame.fit((image.shape[1], image.shape[2]), 128)
+    frame = pack("retouch_core.editing.crop").CropPlan.whole((image.shape[1], image.shape[2]), 128)
     edit = pack("retouch_core.pipeline")._edit_area(found, frame, recipe, 8)
     assert torch.equal(made["area"], edit.composite)
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from ..models.protocols import Editor
 from .blend import latent_masks, open_where
 from .composite import composite
+from .crop import CropPlan, crop, crop_mask, uncrop
 from .guidance import guided_denoiser
 from .sampler import candidate_noise, region_denoiser, sample, start_latent
 from .schedule import sigmas_of
-from .work_frame import WorkFrame
 
 STEPS, SCALE, STRENGTH = 50, 7.5, 1.0
 """What the official code leaves at diffusers' own values (methods.md 7.1)."""
@@ -41,22 +41,22 @@ class BoxEditor:
         self._strength = strength
         self._sigmas = sigmas_of(editor.scheduler, steps, strength)
         self._target, self._empty = editor.encode_prompts([prompt, ""]).split(1)
-        self._held: tuple[Tensor, WorkFrame, Tensor, Tensor] | None = None
+        self._held: tuple[Tensor, CropPlan, Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def __call__(self, image: Tensor, boxes: Tensor) -> Tensor:
         if self._held is None or self._held[0] is not image:
-            frame = WorkFrame.fit((image.shape[1], image.shape[2]), self._editor.size)
-            work = frame.to_work(image)
-            self._held = (image, frame, work, self._editor.encode(work))
-        _, frame, work, z0 = self._held
+            plan = CropPlan.whole((image.shape[1], image.shape[2]), self._editor.size)
+            work = crop(image, plan)
+            self._held = (image, plan, work, self._editor.encode(work))
+        _, plan, work, z0 = self._held
         masks = torch.zeros(len(boxes), *image.shape[1:3])
         for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
             mask[y0:y1, x0:x1] = 1
-        seen = frame.mask_to_work(masks)
+        seen = crop_mask(masks, plan)
         cells = torch.nn.functional.adaptive_max_pool2d(seen[:, None], tuple(z0.shape[-2:])).to(z0)
         painted = self._editor.decode(self._paint(work, z0, seen, cells))
-        return composite(image, frame.from_work(painted).to(image), masks)
+        return composite(image, uncrop(painted, plan).to(image), masks)
 
     def _paint(self, work: Tensor, z0: Tensor, seen: Tensor, cells: Tensor) -> Tensor:
         """Latents [n,C,h,w]."""

@@ -66,11 +66,11 @@ class RetouchLoadEmbedded(io.ComfyNode):
 
     @classmethod
     def execute(cls, denoiser: str) -> io.NodeOutput:
+        check_bundle(FOLDER)
         if denoiser not in shipped():
             raise ValueError(
                 f"denoiser must be one of {', '.join(shipped())}, got {denoiser!r}; choose one of them"
             )
-        check_bundle(FOLDER)
         clip = host_clip(FOLDER)
         return io.NodeOutput(
             host_model(FOLDER, DENOISERS[denoiser]),

@@ -68,11 +68,11 @@ class RetouchLoadEmbedded(io.ComfyNode):
 
     @classmethod
     def execute(cls, denoiser: str) -> io.NodeOutput:
+        check_bundle(FOLDER)
         if denoiser not in shipped():
             raise ValueError(
                 f"denoiser must be one of {', '.join(shipped())}, got {denoiser!r}; choose one of them"
             )
-        check_bundle(FOLDER)
         clip = host_clip(FOLDER)
         scorer = embedded_scorer(FOLDER, clip)
         return io.NodeOutput(

@@ -114,7 +114,7 @@ RECIPES: dict[str, Recipe] = {
         sources={
             "denoiser": "blended latent diffusion (Avrahami et al. 2023), as S00 3.3 and ROM (S03) use it",
             "place_prompt": "ours: a noisy latent alone does not say where there is room",
-            "scale": "ours: chosen on tune scenes (retouch_core/models/embedded/README.md)",
+            "scale": "blended latent diffusion on LDM uses 5",
         },
     ),
     "s00": Recipe(

@@ -84,6 +84,15 @@ def search_rows(retoucher: Retoucher, size: int) -> list[Row]:
     return [*rows, goal("segmenter: recall at IoU 0.5", recall)]
 
 
+def blended_rows(verdicts: Sequence[edit.Verdict]) -> list[Row]:
+    """The path without mask input, and what ranking is worth there."""
+    strict, lenient = (
+        strict_rows(verdicts, None, "blended path, "),
+        lenient_rows(verdicts, (0.75, 0.90, 0.97)),
+    )
+    return [*strict, *lenient, *gain_rows(verdicts)]
+
+
 def edit_rows(retoucher: Retoucher, judge: Judge, size: int, sheet: Path | None) -> list[Row]:
     """Editing: `size` cases with exact masks on both paths, then some with our segmenter and as S00 has it."""
     cases = list(edits(SPLIT, size))
@@ -97,7 +106,8 @@ def edit_rows(retoucher: Retoucher, judge: Judge, size: int, sheet: Path | None)
         return edit.run(tqdm(part, desc=f"edits, {name}", leave=False), retoucher, judge, **options)
 
     inpaint = judged(cases, "inpaint", keep=keep)
-    blended = judged(cases, "blended", settings="blended")
+    # Without its denoiser the recipe would run on the other one: no rows are better than mislabelled ones.
+    blended = judged(cases, "blended", settings="blended") if retoucher.plain is not None else []
     own = judged(cases[: size // 2], "own masks", exact=False)
     s00 = judged(cases[: size // 8], "s00", settings="s00")
     if sheet is not None:
@@ -109,9 +119,7 @@ def edit_rows(retoucher: Retoucher, judge: Judge, size: int, sheet: Path | None)
         *strict_rows(inpaint, (0.75, 0.85), "inpaint path, "),
         *lenient_rows(inpaint),
         *halo_rows(cases, inpaint),
-        *strict_rows(blended, None, "blended path, "),
-        *lenient_rows(blended, (0.75, 0.90, 0.97)),
-        *gain_rows(blended),
+        *(blended_rows(blended) if blended else []),
         goal("end to end with own segmenter, strict, best of 4", picked(strict, own)),
         goal("  class and colour, best of 4", picked(ends, own)),
         goal("recipe s00, class and colour, best of 4", picked([v.both for v in s00], s00)),

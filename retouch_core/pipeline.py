@@ -18,29 +18,25 @@ from torch import Tensor
 from .editing.changed import changed, tightened
 from .editing.crop import CropPlan, crop, crop_mask, placed, stitch_parts, uncrop_mask
 from .editing.crop_plans import WorkSize, plan_crops, work_side
-from .editing.guidance import guided_denoiser
-from .editing.sampler import retouch_latent
-from .editing.schedule import sigmas_of
-from .models.protocols import Editor, Scorer, Segmenter
+from .editing.losses import Perceptual
+from .finding import check_finder, find, given
+from .learning import as_found, learn
+from .metrics.feature_distance import perceptual_distance
+from .models.protocols import Editor, Referrer, Scorer, Segmenter
+from .painting import BATCH, decoded, editor_for, losses_of, paint, words_of
 from .ranking.rank import Ranking, rank, rank_removal
 from .recipes import DEFAULT, Recipe
 from .recipes import recipe as recipe_named
 from .regions.edit_mask import EditMask, edit_mask, surroundings
-from .regions.grid import cell_of
-from .regions.location import CELL_PHRASES, parse_location
-from .regions.search import Found, search
+from .regions.search import Found
 from .report import Report, not_found
 from .sheet import contact_sheet
 from .tensors.boxes import Box
-from .tensors.checks import InputWarning, check_image, check_text, clamped, fit_mask
+from .tensors.checks import InputWarning, check_image, check_text, clamped
 from .tensors.regions import Regions
 
 Progress = Callable[[float, str], None]
 """(share done in 0..1, what is going on); whatever it raises stops the run."""
-
-DENOISER_KINDS = ("any", "plain")
-BATCH = 8
-"""Candidates that are sampled at once unless the caller says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,8 @@ class Result:
         regions: every entity of the picture with its score.
         selected: bool [N], those that were edited.
         report: everything that decided the result.
+        painted: what the model made before anything was laid over the source: each crop with its canvases IMAGE
+            [m,h,w,3]; empty where nothing was found, and for learnable regions.
     """
 
     source: Tensor
@@ -72,6 +70,7 @@ class Result:
     regions: Regions
     selected: Tensor
     report: Report
+    painted: tuple[tuple[CropPlan, Tensor], ...] = ()
 
     def sheet(self) -> PillowImage:
         """Everything at a glance, drawn as one picture: input, regions with scores, mask, candidates with scores, best."""
@@ -94,10 +93,17 @@ class Retoucher:
     """
 
     def __init__(
-        self, segmenter: Segmenter, scorer: Scorer, editor: Editor, plain: Editor | None = None
+        self,
+        segmenter: Segmenter,
+        scorer: Scorer,
+        editor: Editor,
+        plain: Editor | None = None,
+        referrer: Referrer | None = None,
     ) -> None:
-        """`plain` is an editor without mask input, for the recipes that ask for one."""
-        self.segmenter, self.scorer, self.editor, self.plain = segmenter, scorer, editor, plain
+        """`plain` is an editor without mask input, and `referrer` finds by itself, for the recipes that ask for one."""
+        self.segmenter, self.scorer, self.editor = segmenter, scorer, editor
+        self.plain, self.referrer = plain, referrer
+        self._perceptual: Perceptual | None = None
 
     @classmethod
     def embedded(cls, folder: Path | None = None, *, device: torch.device | str | None = None) -> Retoucher:
@@ -109,7 +115,7 @@ class Retoucher:
         from .models.embedded import FOLDER, load_embedded
 
         parts = load_embedded(folder or FOLDER, device=device)
-        return cls(parts.segmenter, parts.scorer, parts.editor, parts.plain)
+        return cls(parts.segmenter, parts.scorer, parts.editor, parts.plain, parts.referrer)
 
     @torch.no_grad()
     def retouch(
@@ -147,126 +153,138 @@ class Retoucher:
         Raises:
             TypeError, ValueError: one sentence that names the input and says what to do.
         """
-        image = check_image(
-            image, batch=1
-        ).cpu()  # pictures are small beside the networks, which stay where they are
+        # Pictures are small beside the networks, which stay where they are.
+        image = check_image(image, batch=1).cpu()
         settings = _settled(recipe_named(recipe) if isinstance(recipe, str) else recipe, candidates, steps)
         settings = settings if work_size is None else replace(settings, work_size=work_size)
-        query = check_text(query) if mask is None else query.strip()
+        learning = settings.find == "learn" and mask is None
+        query = query.strip() if mask is not None or learning else check_text(query)
         if not isinstance(prompt, str):
             raise TypeError(
                 f"prompt must be text, got {type(prompt).__name__}; use '' to remove what is there"
             )
-        prompt = prompt.strip()
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be a whole number from 0 up, got {seed!r}; use 0 if you do not care")
-        tell = progress or (lambda share, text: None)
-        clock = _Clock()
-        with _noted() as notes:
+        run = _Run(query, prompt.strip(), _name_of(recipe), seed, settings, batch or BATCH, progress)
+        with _noted() as run.notes:
             seen = clamped(image)
             if torch.equal(seen, image):
                 seen = image  # large pictures are held once
-            tell(0.02, "looking for it")
-            with clock("search"):
-                if mask is None:
-                    found = search(
-                        seen,
-                        query,
-                        self.segmenter,
-                        self.scorer,
-                        settings=settings.settings(),
-                        negatives=negatives,
-                    )
-                else:
-                    found = _given(mask, image)
-            editor = self._editor_for(settings)
+            run.tell(0.02, "looking for it")
+            if mask is None:
+                check_finder(settings, self.referrer)
+            editor = editor_for(settings, self.editor, self.plain)
+            if learning:
+                return self._learned(image, seen, editor, run)
+            with run.clock("search"):
+                found = given(mask, image) if mask is not None else self._found(seen, editor, run, negatives)
             areas = _areas(found, editor, settings) if found.present else []
             if not areas:
-                report = self._nothing(image, found, query, prompt, recipe, seed, settings, clock, notes)
-                return _unchanged(image, found, report)
-            tell(0.2, "painting")
-            pieces: list[tuple[Tensor, CropPlan, Tensor]] = []
-            opened: list[Tensor] = []
-            for plan, edit in areas:
-                with clock("paint"):
-                    work = crop(seen, plan)
-                    z0 = self.editor.encode(work)
-                    words = _words(prompt, edit, settings)
-                    told = _part_of(tell, len(pieces), len(areas))
-                    latents = _paint(
-                        editor, work, z0, edit, found.text or query, words, settings, seed, batch, told
-                    )
-                with clock("decode"):
-                    decoded = torch.cat([editor.decode(z[None]) for z in latents])
-                    own = uncrop_mask(edit.composite, plan).to(image)
-                    own = own * (uncrop_mask(edit.painted, plan) > 0)
-                    opened.append(placed(own, plan))
-                    if settings.change_min:
-                        what = _what_changed(editor.decode(z0), decoded, found, plan, settings.change_min)
-                        own = torch.minimum(own, what.to(image))
-                    masks = placed(own, plan).expand(len(decoded), -1, -1)
-                    pieces.append((decoded.to(image), plan, masks))
-            with clock("decode"):
-                made = stitch_parts(image, pieces)
-                soft = reduce(torch.maximum, opened)
-                own = reduce(torch.maximum, (mask for _, _, mask in pieces))
-            tell(0.9, "choosing")
-            with clock("rank"):
-                taken = own.amax(0, keepdim=True)
-                ranking = self._rank(
-                    *_seen_of(areas, seen, made, taken), found.text or query, prompt, settings
-                )
-        report = Report(
-            query=query,
-            prompt=prompt,
-            recipe=_name_of(recipe),
-            seed=seed,
-            size=image.shape[1:3],
-            candidates=len(made),
-            batch_size=min(batch or BATCH, len(made)),
-            found=True,
-            region_scores=_scores_of(found),
-            selected=found.selected.nonzero()[:, 0].tolist(),
-            mask_share=float((taken > 0).float().mean()),
-            candidate_scores=ranking.scores.tolist(),
-            ranking=ranking.order.tolist(),
-            stages=(*found.regions.trace, *_cut_of(areas, settings)),
-            timings=clock.seconds,
-            settings=settings.settings(),
-            device=str(image.device),
-            warnings=list(dict.fromkeys([*found.notes, *notes])),
-            fallback=[ranking.fallback] if ranking.fallback else [],
-        )
-        tell(1.0, "done")
-        best = ranking.best
-        return Result(
-            image,
-            made[best : best + 1],
-            taken,
-            made,
-            soft,
-            own,
-            ranking.scores,
-            best,
-            found.regions,
-            found.selected,
-            report,
+                return _unchanged(image, found, self._report(image, found, run))
+            return self._painted(image, seen, found, areas, editor, run)
+
+    def _found(self, seen: Tensor, editor: Editor, run: _Run, negatives: Sequence[str]) -> Found:
+        return find(
+            seen,
+            run.query,
+            run.prompt,
+            run.settings,
+            segmenter=self.segmenter,
+            scorer=self.scorer,
+            editor=editor,
+            referrer=self.referrer,
+            negatives=negatives,
+            seed=run.seed,
         )
 
-    def _editor_for(self, settings: Recipe) -> Editor:
-        if settings.denoiser not in DENOISER_KINDS:
-            raise ValueError(
-                f"denoiser must be one of {', '.join(DENOISER_KINDS)}, got {settings.denoiser!r}; any suits every model"
+    def _painted(
+        self,
+        image: Tensor,
+        seen: Tensor,
+        found: Found,
+        areas: list[tuple[CropPlan, EditMask]],
+        editor: Editor,
+        run: _Run,
+    ) -> Result:
+        settings, old = run.settings, found.text or run.query
+        run.tell(0.2, "painting")
+        shown = run.prompt or settings.removal_prompt
+        guidance = losses_of(settings, shown, self.scorer, self.perceptual, run.seed)
+        pieces: list[tuple[Tensor, CropPlan, Tensor]] = []
+        opened: list[Tensor] = []
+        for plan, edit in areas:
+            with run.clock("paint"):
+                work = crop(seen, plan)
+                z0 = editor.encode(work)
+                words = words_of(run.prompt, old, edit, settings)
+                told = run.steps_of(len(pieces), len(areas))
+                latents = paint(
+                    editor,
+                    work,
+                    z0,
+                    edit,
+                    words,
+                    settings,
+                    guidance,
+                    seed=run.seed,
+                    batch=run.batch,
+                    tell=told,
+                )
+            with run.clock("decode"):
+                made = decoded(editor, work, latents, edit, settings)
+                own = uncrop_mask(edit.composite, plan).to(image)
+                own = own * (uncrop_mask(edit.painted, plan) > 0)
+                opened.append(placed(own, plan))
+                if settings.change_min:
+                    what = _what_changed(editor.decode(z0), made, found, plan, settings.change_min)
+                    own = torch.minimum(own, what.to(image))
+                masks = placed(own, plan).expand(len(made), -1, -1)
+                pieces.append((made.to(image), plan, masks))
+        with run.clock("decode"):
+            candidates = stitch_parts(image, pieces)
+            soft = reduce(torch.maximum, opened)
+            masks = reduce(torch.maximum, (part for _, _, part in pieces))
+        run.tell(0.9, "choosing")
+        taken = masks.amax(0, keepdim=True)
+        with run.clock("rank"):
+            ranking = self._rank(*_seen_of(areas, seen, candidates, taken), old, run.prompt, settings)
+        extra = [*_cut_of(areas, settings)]
+        if guidance is not None:
+            extra.append({"stage": "losses", **guidance.described()})
+        report = self._report(image, found, run, ranking, taken, extra)
+        run.tell(1.0, "done")
+        return _result(image, candidates, masks, soft, ranking, found, report, pieces)
+
+    def _learned(self, image: Tensor, seen: Tensor, editor: Editor, run: _Run) -> Result:
+        """Learnable regions (S01): every anchor's best box is a candidate with a mask of its own."""
+
+        def tell(done: int, of: int) -> None:
+            run.tell(0.05 + 0.85 * done / of, f"trying boxes, {done} of {of}")
+
+        with run.clock("learn"):
+            learned, ranking = learn(
+                seen,
+                run.query,
+                run.prompt,
+                run.settings,
+                editor=editor,
+                scorer=self.scorer,
+                seed=run.seed,
+                tell=tell,
             )
-        if settings.denoiser == "any" or not self.editor.inpaint:
-            return self.editor
-        if self.plain is None:
-            warnings.warn(
-                "the recipe wants a denoiser without mask input, but only an inpainting one is there, which was used",
-                InputWarning,
-                stacklevel=3,
-            )
-        return self.plain or self.editor
+        found = as_found(learned, image, run.query)
+        masks = learned.masks.to(image)
+        made = torch.where(learned.masks[..., None], learned.edited.to(image), image)
+        taken = masks.amax(0, keepdim=True)
+        report = self._report(image, found, run, ranking, taken)
+        run.tell(1.0, "done")
+        return _result(image, made, masks, taken, ranking, found, report, [])
+
+    def perceptual(self) -> Perceptual:
+        """What weighs perceptual distances for losses: LPIPS where its weights are on disk, else the scorer's features."""
+        if self._perceptual is None:
+            self._perceptual = perceptual_distance(self.scorer)
+        return self._perceptual
 
     def _rank(
         self, source: Tensor, made: Tensor, mask: Tensor, query: str, prompt: str, settings: Recipe
@@ -285,102 +303,105 @@ class Retoucher:
             region=settings.rank_region,
         )
 
-    def _nothing(
+    def _report(
         self,
         image: Tensor,
         found: Found,
-        query: str,
-        prompt: str,
-        recipe: str | Recipe,
-        seed: int,
-        settings: Recipe,
-        clock: _Clock,
-        notes: list[str],
+        run: _Run,
+        ranking: Ranking | None = None,
+        taken: Tensor | None = None,
+        stages: Sequence[dict[str, Any]] = (),
     ) -> Report:
-        message = found.message or not_found(
-            query, _scores_of(found), gate=found.gate, unknown_words=self.scorer.unknown_words(query)
-        )
+        """The report of a run: of its ranking and of what it took, or that nothing was found."""
+        message = ""
+        if ranking is None:
+            message = found.message or not_found(
+                run.query,
+                _scores_of(found),
+                gate=found.gate,
+                unknown_words=self.scorer.unknown_words(run.query),
+            )
+        count = run.settings.candidates if ranking is None else len(ranking.scores)
         return Report(
-            query=query,
-            prompt=prompt,
-            recipe=_name_of(recipe),
-            seed=seed,
+            query=run.query,
+            prompt=run.prompt,
+            recipe=run.recipe,
+            seed=run.seed,
             size=image.shape[1:3],
-            candidates=settings.candidates,
-            batch_size=0,
-            found=False,
+            candidates=count,
+            batch_size=min(run.batch, count) if ranking is not None else 0,
+            found=ranking is not None,
             message=message,
             region_scores=_scores_of(found),
-            stages=found.regions.trace,
-            timings=clock.seconds,
-            settings=settings.settings(),
+            selected=found.selected.nonzero()[:, 0].tolist() if ranking is not None else (),
+            mask_share=0.0 if taken is None else float((taken > 0).float().mean()),
+            candidate_scores=() if ranking is None else ranking.scores.tolist(),
+            ranking=() if ranking is None else ranking.order.tolist(),
+            stages=(*found.regions.trace, *stages),
+            timings=run.clock.seconds,
+            settings=run.settings.settings(),
             device=str(image.device),
-            warnings=list(dict.fromkeys([*found.notes, *notes])),
+            warnings=list(dict.fromkeys([*found.notes, *run.notes])),
+            fallback=[ranking.fallback] if ranking is not None and ranking.fallback else [],
         )
 
 
-def _words(prompt: str, edit: EditMask, settings: Recipe) -> str:
-    """The prompt, and where the recipe asks for it the part of the frame, unless the prompt names one itself."""
-    if not (prompt and settings.place_prompt) or parse_location(prompt).kind != "none":
-        return prompt
-    return f"{prompt} {CELL_PHRASES[cell_of(edit.painted[0] > 0)]}"
+@dataclass
+class _Run:
+    """What one call was asked for, and what it keeps while it works."""
+
+    query: str
+    prompt: str
+    recipe: str
+    seed: int
+    settings: Recipe
+    batch: int
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        self.clock = _Clock()
+        self.notes: list[str] = []
+
+    def tell(self, share: float, text: str) -> None:
+        """Pass on how far it is."""
+        if self.progress is not None:
+            self.progress(share, text)
+
+    def steps_of(self, part: int, parts: int) -> Callable[[int, int, range], None]:
+        """Progress of the sampler in one crop of several."""
+        total = self.settings.candidates
+
+        def step(done: int, steps: int, which: range) -> None:
+            share = (which.start + (which.stop - which.start) * done / steps) / total
+            self.tell(0.2 + 0.6 * (part + share) / parts, f"painting, step {done} of {steps}")
+
+        return step
 
 
-def _paint(
-    editor: Editor,
-    work: Tensor,
-    z0: Tensor,
-    edit: EditMask,
-    referring: str,
-    words: str,
-    settings: Recipe,
-    seed: int,
-    batch: int | None,
-    tell: Progress,
-) -> Tensor:
-    """Latents [m,C,h,w] of the candidates."""
-    removal = not words
-    scale = settings.removal_scale if removal else settings.scale
-    target, old, empty = editor.encode_prompts([words or settings.removal_prompt, referring, ""]).split(1)
-    extra: dict[str, Any] = {}
-    if editor.inpaint:
-        hole = edit.painted[..., None] if settings.inpaint_input == "masked" or removal else torch.zeros(1)
-        extra = {"mask": edit.latent, "masked_latents": editor.encode(torch.where(hole > 0, 0.5, work))}
-    denoise = guided_denoiser(
-        lambda x, sigma, told: editor.denoise(x, sigma, told, **extra),
-        target,
-        old if settings.lam > 0 else None,
-        empty,
-        scale,
-        0.0 if removal else settings.lam,
-    )
-    sigmas = sigmas_of(editor.scheduler, settings.steps, settings.strength)
-    size = batch or BATCH
-    total = settings.candidates
-
-    def step(done: int, steps: int, _: Tensor, which: range) -> None:
-        share = (which.start + (which.stop - which.start) * done / steps) / total
-        tell(0.2 + 0.6 * share, f"painting, step {done} of {steps}")
-
-    return retouch_latent(
-        denoise,
-        z0,
-        edit.latent.to(z0),
-        sigmas,
-        seed=seed,
-        candidates=total,
-        start=settings.start,
-        noise_mode=settings.noise_mode,
-        progressive=settings.progressive,
-        batch=size,
-        callback=step,
-    )
-
-
-def _part_of(tell: Progress, k: int, parts: int) -> Progress:
-    """Progress of one crop of several, as that of the painting of all."""
-    return lambda share, text: (
-        tell(0.2 + (k * 0.6 + share - 0.2) / parts, text) if parts > 1 else tell(share, text)
+def _result(
+    image: Tensor,
+    candidates: Tensor,
+    masks: Tensor,
+    soft: Tensor,
+    ranking: Ranking,
+    found: Found,
+    report: Report,
+    pieces: Sequence[tuple[Tensor, CropPlan, Tensor]],
+) -> Result:
+    best = ranking.best
+    return Result(
+        image,
+        candidates[best : best + 1],
+        masks.amax(0, keepdim=True),
+        candidates,
+        soft,
+        masks,
+        ranking.scores,
+        best,
+        found.regions,
+        found.selected,
+        report,
+        tuple((plan, made) for made, plan, _ in pieces),
     )
 
 
@@ -423,18 +444,6 @@ def _name_of(recipe: str | Recipe) -> str:
 def _scores_of(found: Found) -> list[float]:
     scores = found.regions.scores
     return [] if scores is None else scores.tolist()
-
-
-def _given(mask: Tensor, image: Tensor) -> Found:
-    """A search that the caller has done: one region, the mask itself."""
-    height, width = image.shape[1:3]
-    fitted, note = fit_mask(mask, (height, width))
-    if len(fitted) != 1:
-        raise ValueError(f"mask has batch {len(fitted)} but image has batch 1; join the masks first")
-    regions = Regions(fitted > 0.5, None, (height, width)).traced("given mask", note=note)
-    present = bool((fitted > 0.5).any())
-    message = "" if present else "The mask is empty, so the picture is unchanged."
-    return Found(regions, torch.tensor([present]), present, "", None, message, (note,) if note else ())
 
 
 def _plans(found: Found, editor: Editor, settings: Recipe) -> list[CropPlan]:

@@ -109,7 +109,7 @@ def edit_rows(retoucher: Retoucher, judge: Judge, size: int, sheet: Path | None)
     # Without its denoiser the recipe would run on the other one: no rows are better than mislabelled ones.
     blended = judged(cases, "blended", settings="blended") if retoucher.plain is not None else []
     own = judged(cases[: size // 2], "own masks", exact=False)
-    s00 = judged(cases[: size // 8], "s00", settings="s00")
+    s00 = judged(cases[: size // 8], "s00", settings="s00_text_guided")
     if sheet is not None:
         edit_sheet(shown, sheet)
     ends = [v.both & v.found for v in own]
@@ -122,7 +122,7 @@ def edit_rows(retoucher: Retoucher, judge: Judge, size: int, sheet: Path | None)
         *(blended_rows(blended) if blended else []),
         goal("end to end with own segmenter, strict, best of 4", picked(strict, own)),
         goal("  class and colour, best of 4", picked(ends, own)),
-        goal("recipe s00, class and colour, best of 4", picked([v.both for v in s00], s00)),
+        goal("recipe s00_text_guided, class and colour, best of 4", picked([v.both for v in s00], s00)),
         goal("  any of 4", oracle([v.both for v in s00])),
         goal("outside the mask identical (torch.equal)", Share.of([v.untouched for v in everything]), 1.0),
     ]

@@ -123,7 +123,8 @@ def find_contrast(
     *,
     ratio: float = RATIO,
     blur: float = BLUR,
-    padded: tuple[int, int] | None = None,
+    canvas: tuple[int, int] | None = None,
+    back: Callable[[Tensor], Tensor] | None = None,
     grow: Callable[[Tensor], Tensor] | None = None,
 ) -> HeatFound:
     """What of IMAGE [1,H,W,3] two prompts would change, as a search result.
@@ -131,13 +132,17 @@ def find_contrast(
     Args:
         query: the words for what is there now, for messages.
         referring, target: predictions [n,C,h,w] of the same draws.
-        padded: (H, W) that the latents cover where the picture was continued to whole cells; None for the picture's own.
+        canvas: (h, w) in pixels that the latents cover, where that is not the picture itself.
+        back: MASK [1,h,w] of that canvas -> [1,H,W] of the picture; None cuts off what lies beyond it.
         grow: what happens to the mask bool [1,H,W] before it becomes regions, such as a dilation.
     """
     image = check_image(image, batch=1)
     height, width = image.shape[1:3]
     made = contrast(difference(referring, target), ratio=ratio, blur=blur)
-    heat, mask = (m[:, :height, :width] for m in in_pixels(made, padded or (height, width)))
+    heat, mask = in_pixels(made, canvas or (height, width))
+    if back is not None:
+        heat, mask = back(heat), back(mask.float()) > CUT
+    heat, mask = heat[:, :height, :width], mask[:, :height, :width]
     if grow is not None:
         mask = grow(mask) > 0
     regions = parts(mask[0], heat[0], image)

@@ -55,6 +55,21 @@ class ColourSegmenter:
         return stacked, torch.full((len(stacked),), 0.9)
 
 
+class ColourReferrer:
+    """A pixel is meant as probably as it is like the colour that the phrase names."""
+
+    def heat_maps(self, image: Tensor, phrases: Sequence[str]) -> Tensor:
+        maps = []
+        for phrase in phrases:
+            named = [colour for word, colour in COLOURS.items() if word in phrase]
+            far = (image[0] - torch.tensor(named[0] if named else (2.0, 2.0, 2.0))).abs().amax(-1)
+            maps.append((1 - 2 * far).clamp(0, 1))
+        return torch.stack(maps)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        return ()
+
+
 class ColourEditor:
     """Latents are colours of 8x8 cells in -1..1; the denoised estimate is the colour that the prompt names."""
 
@@ -76,6 +91,9 @@ class ColourEditor:
     def decode(self, latents: Tensor) -> Tensor:
         pixels = F.interpolate(latents, scale_factor=8).movedim(1, -1)
         return torch.full_like(pixels, torch.nan) if self.broken else (pixels + 1).div(2).clamp(0, 1)
+
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        return F.interpolate(latents, scale_factor=8)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         self.told += prompts

@@ -150,10 +150,17 @@ def test_done(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_options_reach_the_retoucher(photo: Path, tmp_path: Path):
-    options = ["--recipe", "s00", "--candidates", "2", "--seed", "9", "--steps", "5"]
+    options = ["--recipe", "s00_text_guided", "--candidates", "2", "--seed", "9", "--steps", "5"]
     assert retouch(photo, tmp_path / "out", *options, query=" the car ", prompt="") == 0
     assert StandIn.calls == [
-        {"query": "the car", "prompt": "", "recipe": "s00", "candidates": 2, "seed": 9, "steps": 5}
+        {
+            "query": "the car",
+            "prompt": "",
+            "recipe": "s00_text_guided",
+            "candidates": 2,
+            "seed": 9,
+            "steps": 5,
+        }
     ]
 
 
@@ -197,7 +204,7 @@ def test_what_reading_repaired_is_reported(photo: Path, tmp_path: Path, capsys: 
         (["photo.png", "--query", "a", "--prompt", "b", "-o", "photo.png/x"], "output folder"),
         (
             ["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--recipe", "s99"],
-            "choose one of default, blended, s00",
+            "choose one of default, blended, s00_text_guided",
         ),
         (["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--candidates", "0"], "got '0'"),
         (["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--seed", "-1"], "got '-1'"),
@@ -289,10 +296,12 @@ def test_warnings_of_the_stages_are_printed_once_and_others_never(
 
 def test_recipes(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["recipes"]) == 0
-    assert "s00" in capsys.readouterr().out
+    assert "s00_text_guided" in capsys.readouterr().out
     assert cli.main(["recipes", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert {"default", "s00"} <= listed.keys() and isinstance(listed["s00"]["steps"], int)
+    assert {"default", "s00_text_guided"} <= listed.keys() and isinstance(
+        listed["s00_text_guided"]["steps"], int
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["retouch", "--help"], ["--version"]])

@@ -35,7 +35,22 @@ ALLOWED = {
     "pictures": {"pictures", "tensors"},
     "report": {"report", "pictures", "tensors"},
     "sheet": {"sheet", "pictures", "tensors"},
-    "pipeline": {"pipeline", "recipes", "report", "sheet", "pictures", *STAGES, "models", "tensors"},
+    "finding": {"finding", "recipes", *STAGES, "models", "tensors"},
+    "painting": {"painting", "recipes", *STAGES, "models", "tensors"},
+    "learning": {"learning", "recipes", *STAGES, "models", "tensors"},
+    "pipeline": {
+        "pipeline",
+        "finding",
+        "painting",
+        "learning",
+        "recipes",
+        "report",
+        "sheet",
+        "pictures",
+        *STAGES,
+        "models",
+        "tensors",
+    },
 }
 """What each part of the library may import; parts that are not listed stand at the top and may import everything."""
 BELOW_THE_TOP = set(ALLOWED)

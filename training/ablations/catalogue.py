@@ -100,8 +100,8 @@ SEARCH = (
     _thresholds(
         "threshold-s00",
         "The same with S00's views and scale",
-        "s00",
-        "Whole-frame views and a logit scale of 100, as recipe s00 has them.",
+        "s00_text_guided",
+        "Whole-frame views and a logit scale of 100, as recipe s00_text_guided has them.",
     ),
     Ablation(
         key="location",
@@ -133,7 +133,7 @@ RANKING = (
             _row("CMA and IQA", "s00", 0.7125, 17.8141, 14.5512, 0.0190, 0.2605),
         ),
         claims=_table_1_claims(),
-        recipe="s00",
+        recipe="s00_text_guided",
         candidates=4,
         full=S00_FULL,
         remark="Every metric but the last compares the whole result with the source, so leaving the thing in wins. "

@@ -117,6 +117,12 @@ class Retoucher:
         parts = load_embedded(folder or FOLDER, device=device)
         return cls(parts.segmenter, parts.scorer, parts.editor, parts.plain, parts.referrer)
 
+    def with_segmenter(self, segmenter: Segmenter) -> Retoucher:
+        """The same models with another segmenter."""
+        other = Retoucher(segmenter, self.scorer, self.editor, self.plain, self.referrer)
+        other._perceptual = self._perceptual
+        return other
+
     @torch.no_grad()
     def retouch(
         self,

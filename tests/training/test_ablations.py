@@ -250,13 +250,13 @@ def test_a_larger_k_opens_more_and_nothing_opened_is_a_failure():
 
     cases = cases_of("edit", 2)
     worker: Any = Worker()
-    referrer: Any = Blur()
+    worker.referrer = Blur()
     ablation = made_up(
         metrics=(Metric("mask IoU"), Metric("covered"), Metric("strict"), Metric("remnant")),
         variants=tuple(Variant(f"K = {k}", {"k": k}) for k in (0, 60, 150, 230)),
         claims=(),
     )
-    measured = measure_k(Bench(worker, Judge().eval(), scenes=2, referrer=referrer), ablation)
+    measured = measure_k(Bench(worker, Judge().eval(), scenes=2), ablation)
     assert len(worker.masks) == 6 and worker.masks[:3] == sorted(worker.masks[:3])
     covered = [measured.values[f"K = {k}"]["covered"][0] for k in (0, 60, 150, 230)]
     assert covered == sorted(covered) and covered[0] == 0
@@ -265,7 +265,8 @@ def test_a_larger_k_opens_more_and_nothing_opened_is_a_failure():
         0.0,
     ]
     assert measured.values["K = 230"]["remnant"] == [1.0, 1.0]  # the worker changes nothing
-    with pytest.raises(ValueError, match="the bench has no referrer"):
+    worker.referrer = None
+    with pytest.raises(ValueError, match="retoucher has no referrer"):
         measure_k(Bench(worker, Judge(), scenes=2), ablation)
 
 
@@ -278,7 +279,7 @@ def test_the_catalogue_holds_together():
     check(ABLATIONS)
     for ablation in ABLATIONS:
         assert ablation.claims and ablation.published and ablation.paper
-        if not ablation.needs and ablation.measure is None:
+        if ablation.measure is None:
             assert set(ablation.full) - {"candidates"} <= {f.name for f in fields(Recipe)}
             for variant in ablation.variants:
                 made = recipe_of(bench, ablation, variant.changes).settings()
@@ -359,7 +360,7 @@ def test_directions_follow_the_metric_and_the_claim():
 
 
 def test_the_report_shows_values_verdicts_and_what_is_left(tmp_path: Path):
-    ablation, waiting = made_up(), made_up(key="later", title="Later", needs="a stage")
+    ablation, waiting = made_up(), made_up(key="later", title="Later")
     path = tmp_path / "docs" / "ablations.md"
     save(path, {"made-up": entry(ablation)}, [ablation, waiting])
     text = path.read_text()
@@ -374,7 +375,7 @@ def test_the_report_shows_values_verdicts_and_what_is_left(tmp_path: Path):
         "| [Made up](#made-up) | nobody | 1 |  | 1 |" in text
     )  # our own comparison is not counted as published
     assert "Nobody measured this. Here the threshold is 3." in text
-    assert "- Later (nobody): needs a stage" in text
+    assert "- Later (nobody): not run yet" in text
     stored = load(path.with_suffix(".json"))
     assert markdown(stored, [ablation, waiting]) == text
     assert stored["made-up"]["values"]["b"]["x"]["count"] == 60
@@ -523,8 +524,7 @@ def test_full_runs_take_the_published_numbers(counted):
 
 def test_the_program_measures_what_is_missing(tmp_path: Path, monkeypatch, capsys):
     one, two = made_up(key="one"), made_up(key="two", variants=(Variant("a"), Variant("b")))
-    waiting = made_up(key="later", needs="a stage")
-    monkeypatch.setattr(program, "ABLATIONS", (one, two, waiting))
+    monkeypatch.setattr(program, "ABLATIONS", (one, two))
     monkeypatch.setattr(program.Retoucher, "embedded", classmethod(lambda cls: None))
     monkeypatch.setattr(program, "load", lambda path: None)
     monkeypatch.setattr(program, "cost", lambda bench, todo: [])
@@ -548,12 +548,8 @@ def test_the_program_measures_what_is_missing(tmp_path: Path, monkeypatch, capsy
     program.main([*common, "--only", "two", "--again"])
     assert done == ["two", "one", "one", "two"]
     assert sorted(json.loads(path.with_suffix(".json").read_text())["ablations"]) == ["one", "two"]
-    for key, message in (
-        ("later", "it needs a stage"),
-        ("three", "does not exist; choose among one, two, later"),
-    ):
-        with pytest.raises(SystemExit, match=message):
-            program.main([*common, "--only", key])
+    with pytest.raises(SystemExit, match="does not exist; choose among one, two"):
+        program.main([*common, "--only", "three"])
     with pytest.raises(SystemExit):
         program.main([*common, "--scenes", "1"])
     assert "--scenes must be at least 2, got 1" in capsys.readouterr().err

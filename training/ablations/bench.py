@@ -14,7 +14,6 @@ from typing import Any
 from tqdm import tqdm
 
 from retouch_core.models.embedded import FOLDER, MANIFEST
-from retouch_core.models.protocols import Referrer
 from retouch_core.pipeline import Retoucher
 from retouch_core.recipes import Recipe
 
@@ -54,7 +53,6 @@ class Bench:
         folder: where records are kept, one line a scene; None keeps them in memory only.
         judge_file: the judge's weights, which the records depend on.
         seconds, made: time spent on candidates, and how many of them.
-        referrer: finds without a segmenter, where there is one.
         shared: what ablations with a measure of their own keep for each other while the program runs.
     """
 
@@ -68,7 +66,6 @@ class Bench:
     judge_file: Path = WEIGHTS
     seconds: float = 0.0
     made: int = 0
-    referrer: Referrer | None = None
     shared: dict[Any, Any] = field(default_factory=dict)
     _kept: dict[str, list[Record]] = field(default_factory=dict)
 
@@ -130,7 +127,7 @@ class Bench:
     ) -> Record:
         have = before["m"] if before else 0
         segmenter = ExactMasks(case.masks) if exact else self.retoucher.segmenter
-        worker = Retoucher(segmenter, self.retoucher.scorer, self.retoucher.editor, self.retoucher.plain)
+        worker = self.retoucher.with_segmenter(segmenter)
         begun = time.perf_counter()
         result = worker.retouch(
             case.image,

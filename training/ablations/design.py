@@ -99,7 +99,6 @@ class Ablation:
         exact: whether the entities are the exact masks instead of the segmenter's.
         candidates: how many a scene has; scenes: share of the asked scenes that is measured.
         full: what `--full` changes: the published numbers, by the names of the recipe's fields, and `candidates`.
-        needs: what must exist before it can be measured; "" if everything does. Such an ablation is listed, not run.
         wins: whether the claims are also printed as shares of scenes won, ties half, as user studies are.
         remark: what to know when reading the numbers.
     """
@@ -119,7 +118,6 @@ class Ablation:
     candidates: int = 1
     scenes: float = 1.0
     full: dict[str, Any] = field(default_factory=dict)
-    needs: str = ""
     wins: bool = False
     remark: str = ""
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retouch_core.editing.crop import uncrop
 from retouch_core.metrics.distribution import scorer_features
 from retouch_core.metrics.fidelity import mse, psnr, ssim
 from retouch_core.pipeline import Result, Retoucher
@@ -72,9 +73,7 @@ def record(case: Case, result: Result, retoucher: Retoucher, judge: Judge, dista
     note |= {name: _short(values) for name, values in zip(names, measures, strict=True)}
     features = scorer_features(torch.cat([result.source, made]), retoucher.scorer)
     note["source"], note["features"] = _short(features[0]), [_short(row) for row in features[1:]]
-    decoded = getattr(result, "decoded", None)
-    if decoded is not None:
-        note["background error"] = _short(background_errors(result, decoded))
+    note["background error"] = _short(background_errors(result))
     return note
 
 
@@ -112,12 +111,18 @@ def ranks(case: Case, result: Result, retoucher: Retoucher) -> Record:
     return notes | {"cosine": _short(parts["cosine"]), "distance": _short(parts["distance"])}
 
 
-def background_errors(result: Result, decoded: Tensor) -> Tensor:
-    """Root mean square error [m] of the decoded candidates outside the box of the area, before any composite."""
+def background_errors(result: Result) -> Tensor:
+    """Root mean square error [m] of what the model made outside the box of the area, before any composite.
+
+    0 where nothing was painted but boxes (learnable regions).
+    """
+    if not result.painted:
+        return torch.zeros(len(result.candidates))
+    ((plan, canvas),) = result.painted
     x0, y0, x1, y1 = (int(v) for v in mask_boxes(result.area > 0)[0])
     outside = torch.ones(result.area.shape[1:], dtype=torch.bool)
     outside[y0:y1, x0:x1] = False
-    return (decoded - result.source).square()[:, outside].mean((1, 2)).sqrt()
+    return (uncrop(canvas, plan) - result.source).square()[:, outside].mean((1, 2)).sqrt()
 
 
 def joined(first: Record, second: Record) -> Record:

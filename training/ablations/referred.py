@@ -23,11 +23,13 @@ def measure_k(bench: Bench, ablation: Ablation) -> Measured:
     """Every K on the same maps, and an edit of what it opens with the scene's seed.
 
     Raises:
-        ValueError: the bench has no referrer.
+        ValueError: there is no referrer.
     """
-    referrer = bench.referrer
+    referrer = bench.retoucher.referrer
     if referrer is None:
-        raise ValueError("the bench has no referrer; give one that fits models.protocols.Referrer")
+        raise ValueError(
+            "the bench's retoucher has no referrer; give one that fits models.protocols.Referrer"
+        )
     _, count = size_of(bench, ablation)
     made = recipe_of(bench, ablation, {})
     values: dict[str, dict[str, list[float]]] = {

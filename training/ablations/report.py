@@ -65,7 +65,7 @@ def markdown(
     blocks = [HEAD.format(json=json_name), overview(measured, done)]
     blocks += [section(a, measured[a.key]) for a in done]
     if left:
-        lines = [f"- {a.title} ({a.paper}): {f'needs {a.needs}' if a.needs else 'not run yet'}" for a in left]
+        lines = [f"- {a.title} ({a.paper}): not run yet" for a in left]
         blocks.append("## Not measured\n\n" + "\n".join(lines) + "\n")
     return "\n".join(blocks)
 

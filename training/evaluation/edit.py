@@ -149,7 +149,7 @@ def run(
     verdicts = []
     for number, case in enumerate(cases):
         segmenter = ExactMasks(case.masks) if exact else retoucher.segmenter
-        worker = Retoucher(segmenter, retoucher.scorer, retoucher.editor, retoucher.plain)
+        worker = retoucher.with_segmenter(segmenter)
         result = worker.retouch(
             case.image,
             case.query,

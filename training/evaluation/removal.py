@@ -50,7 +50,7 @@ def removal(case: Case, result: Result, judge: Judge, retoucher: Retoucher) -> G
 
 
 def _retouched(case: Case, retoucher: Retoucher, number: int) -> Result:
-    worker = Retoucher(ExactMasks(case.masks), retoucher.scorer, retoucher.editor, retoucher.plain)
+    worker = retoucher.with_segmenter(ExactMasks(case.masks))
     return worker.retouch(case.image, case.query, case.prompt, seed=SEED + 100 * number)
 
 

@@ -33,6 +33,16 @@ S01_REMARK = (
     "edited; the caption is the class of the thing alone. A box covers more than a silhouette, so its IoU stays low."
 )
 
+CLIP_ALONE: dict[str, Any] = {
+    "scale": 1.0,
+    "lam": 0.0,
+    "loss_scale": 150.0,
+    "loss_perceptual": 0.0,
+    "loss_l2": 0.0,
+}
+S04_SCALE = 1000.0
+"""`loss_scale` of the recipe, by which its weights are multiplied."""
+
 LEARNED = (
     Ablation(
         key="anchors",
@@ -81,7 +91,7 @@ LEARNED = (
     ),
 )
 
-PENDING = (
+GUIDED = (
     Ablation(
         key="clip-guided",
         title="CLIP-guided against classifier-free against conditional guidance",
@@ -92,7 +102,7 @@ PENDING = (
         variants=(
             Variant("conditional, s = 15", {"scale": 15.0, "lam": 1.0}),
             Variant("plain, s = 5", {"scale": 5.0, "lam": 0.0}),
-            Variant("CLIP-guided", {"scale": 1.0, "lam": 0.0, "clip_scale": 150.0}),
+            Variant("CLIP-guided", CLIP_ALONE),
         ),
         claims=(
             Claim("conditional, s = 15", "CLIP-guided", "strict", "S03 table 1", "65.8 % of comparisons won"),
@@ -102,7 +112,8 @@ PENDING = (
         scenes=SWEEP,
         full=ROM_FULL,
         wins=True,
-        needs="guidance losses in the recipe",
+        remark="CLIP-guided as GLIDE's: the denoiser reads the prompt, no classifier-free guidance, the CLIP term of RDM's "
+        "scale with bounded steps.",
     ),
     Ablation(
         key="background-losses",
@@ -111,15 +122,22 @@ PENDING = (
         published="LPIPS outside the mask .039 with, .143 without",
         metrics=(BACKGROUND, STRICT),
         variants=(
-            Variant("with", {"perceptual_scale": 0.5, "l2_scale": 0.5}),
-            Variant("without", {"perceptual_scale": 0.0, "l2_scale": 0.0}),
+            Variant("with", {"loss_perceptual": 0.5, "loss_l2": 0.5}),
+            Variant("without", {"loss_perceptual": 0.0, "loss_l2": 0.0}),
+            Variant("with, nothing held", {"loss_perceptual": 0.5, "loss_l2": 0.5, "hold": False}),
+            Variant("without, nothing held", {"loss_perceptual": 0.0, "loss_l2": 0.0, "hold": False}),
         ),
-        claims=(Claim("with", "without", "background error", "S02 table 2", ".039 against .143 LPIPS"),),
-        recipe="blended",
-        scenes=0.3,
+        claims=(
+            Claim("with", "without", "background error", "S02 table 2", ".039 against .143 LPIPS"),
+            Claim("with, nothing held", "without, nothing held", "background error"),
+            Claim("with, nothing held", "without, nothing held", "strict"),
+        ),
+        recipe="s02_rdm",
+        base={"find": "entities"},
+        scenes=0.2,
         full=RDM_FULL,
-        needs="guidance losses in the recipe, and the decoded candidates as `Result.decoded`",
-        remark="Error of the decoded candidates outside the area's box, before the composite, which would make it 0.",
+        remark="Error of the decoded candidates outside the area's box, before the composite, which would make it 0. "
+        "Where every step puts the source back, its latents are the source's with or without the losses.",
     ),
     Ablation(
         key="k-sweep",
@@ -139,7 +157,6 @@ PENDING = (
         measure=measure_k,
         scenes=0.3,
         full=RDM_FULL,
-        needs="the embedded referrer's weights",
         remark="K by the reading of methods.md 5.1 in which a larger one opens more; the silhouette of the map is what "
         "is edited.",
     ),
@@ -150,19 +167,20 @@ PENDING = (
             paper="S04 section 4.2, fig. 7",
             published=said,
             metrics=(STRICT, LENIENT, BACKGROUND),
-            variants=tuple(Variant(f"{symbol} = {v:g}", {name: float(v)}) for v in values),
+            variants=tuple(Variant(f"{symbol} = {v:g}", {name: v / S04_SCALE}) for v in values),
             claims=tuple(
                 Claim(f"{symbol} = 1000", f"{symbol} = {v:g}", metric, "S04 fig. 7") for metric, v in claimed
             ),
             scenes=0.1,
             full={"candidates": 1},
-            needs="guidance losses in the recipe, and recipe s04_segformer_clip",
+            recipe="s04_segformer_clip",
+            remark="Weights of pixels, taken over for latents as they are; the others stay at 1000.",
         )
         for short, symbol, name, values, claimed, said in (
             (
                 "clip",
                 "λ_CLIP",
-                "clip_scale",
+                "loss_clip",
                 LAMBDAS,
                 (("strict", 1), ("strict", 1_000_000)),
                 "too low: the edit does not come; too high: it leaves the region; 1000 is best (pictures only)",
@@ -170,7 +188,7 @@ PENDING = (
             (
                 "l2",
                 "λ_2",
-                "l2_scale",
+                "loss_l2",
                 (0, *LAMBDAS),
                 (("background error", 0), ("strict", 1_000_000)),
                 "0 with λ_LPIPS 0: black; 1e5 and 1e6: the edit spills over; 1000 is best (pictures only)",
@@ -178,7 +196,7 @@ PENDING = (
             (
                 "lpips",
                 "λ_LPIPS",
-                "perceptual_scale",
+                "loss_perceptual",
                 (0, *LAMBDAS),
                 (("background error", 0), ("strict", 1_000_000)),
                 "0 with λ_2 0: black; 1e5 and 1e6: the edit spills over; 1000 is best (pictures only)",
@@ -186,5 +204,4 @@ PENDING = (
         )
     ),
 )
-"""What cannot be measured yet. To plug one in: fit `changes` to the fields that the recipe got (or give `measure`, a
-function of the bench and the ablation, where it is no edit with a recipe), and take `needs` away."""
+"""Guidance losses (S02, S04) and referring segmentation (S02)."""

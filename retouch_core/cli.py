@@ -72,13 +72,12 @@ def _retouch(options: argparse.Namespace) -> int:
         write_mask,
         write_picture,
     )
-    from .recipes import recipe
+    from .recipes import DEFAULT, recipe
     from .tensors.checks import InputWarning, check_text
 
     # Everything that can be wrong is found before anything long begins.
-    query = check_text(options.query)
-    if options.recipe is not None:
-        recipe(options.recipe)
+    chosen = recipe(options.recipe or DEFAULT)
+    query = options.query.strip() if chosen.find == "learn" else check_text(options.query)
     check_writable(options.output)
     _check_not_overwritten(options.picture, options.output)
     asked = {
@@ -86,6 +85,7 @@ def _retouch(options: argparse.Namespace) -> int:
         "candidates": options.candidates,
         "seed": options.seed,
         "steps": options.steps,
+        "work_size": options.work_size,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     # Repaired input belongs into the report, which is printed: not on stderr as well.
@@ -116,14 +116,24 @@ def _retouch(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
-    from .recipes import RECIPES, recipe_table
+    from .pictures import write_text
+    from .recipes import RECIPES, recipe, recipe_table
+    from .recipes.pages import pages
     from .report import plain
 
-    if options.json:
-        rows = {name: asdict(recipe) for name, recipe in RECIPES.items()}
+    names = tuple(options.names) or tuple(RECIPES)
+    chosen = {name: recipe(name) for name in names}
+    if options.pages is not None:
+        folder = Path(options.pages)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in pages().items():
+            write_text(folder / name, text)
+        print(f"Wrote {len(pages())} pages to {folder}")
+    elif options.json:
+        rows = {name: asdict(entry) for name, entry in chosen.items()}
         print(json.dumps(plain(rows), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        print(recipe_table())
+        print(recipe_table(names))
     return DONE
 
 
@@ -203,6 +213,12 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", metavar="N", type=_whole("seed", 0, SEED_LIMIT), help="same seed, same result"
     )
     retouch.add_argument("--steps", metavar="N", type=_whole("steps", 1, 1000), help="sampling steps")
+    retouch.add_argument(
+        "--work-size",
+        metavar="SIZE",
+        type=_work_size,
+        help="full, auto, or the side in px of a crop around the region that is worked on",
+    )
     retouch.add_argument("-o", "--output", metavar="DIR", required=True, help=f"gets {', '.join(OUTPUTS)}")
     retouch.add_argument(
         "--json", action="store_true", help="print the report as JSON, and nothing else, on stdout"
@@ -210,6 +226,8 @@ def _parser() -> argparse.ArgumentParser:
     _quiet(retouch)
 
     recipes = _command(commands, "recipes", _recipes, "list the recipes")
+    recipes.add_argument("names", nargs="*", metavar="NAME", help="these alone")
+    recipes.add_argument("--pages", metavar="DIR", help="write their help pages there instead")
     recipes.add_argument("--json", action="store_true", help="as JSON, with every value")
 
     demo = _command(commands, "demo", _demo, "retouch the shipped pictures")
@@ -236,6 +254,13 @@ def _command(
 
 def _quiet(command: argparse.ArgumentParser) -> None:
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def _work_size(text: str) -> int | str:
+    """An argparse type for `full`, `auto` or a side in px."""
+    return (
+        text if text in ("full", "auto") else _whole("work-size (other than full and auto)", 16, 8192)(text)
+    )
 
 
 def _whole(name: str, low: int, high: int) -> Callable[[str], int]:

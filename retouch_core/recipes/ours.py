@@ -11,7 +11,7 @@ OURS: dict[str, Recipe] = {
         sources={
             "leftovers": "ours: a query for the sky or the wall must find a mask",
             "view": "ours: average of the cut-out and the plain crop",
-            "gate": "ours: methods.md 3.5, calibrated on tune scenes",
+            "gate": "ours: calibrated on tune scenes",
             "threshold": "Guo et al. (S00) 3.2.2, read as a quantile",
             "beta": "the scorer's own logit scale",
             "dilate": "ROM (S03) fig. 8: under-coverage is worse than over-coverage",

@@ -1,4 +1,4 @@
-"""The five published systems, with their own parameters (methods.md 14).
+"""The five published systems, with their own parameters.
 
 Where nobody published a value, its source says so; what the small embedded models stand in for is in `substitutes`.
 """
@@ -47,7 +47,7 @@ PUBLISHED: dict[str, Recipe] = {
             "candidates": "S00 table 1: m = 4",
             "rank_mode": "S00 eq. 5-7",
             "alpha": "S00 eq. 7: 5",
-            "normalise": "unpublished; min-max fits table 1 (methods.md 11.1)",
+            "normalise": "unpublished; min-max fits table 1",
         },
         substitutes={
             "EntitySeg": "the embedded segmenter, or any other behind the same socket: its licence forbids other than "
@@ -74,7 +74,7 @@ PUBLISHED: dict[str, Recipe] = {
             "candidates": "one for each anchor; the official train.sh has 9",
             "sizes": "S01 setup: M = 7",
             "learn_mode": "S01: the region network with Gumbel-softmax; the official training is inert, so up to 64 boxes "
-            "are all edited (methods.md 7.6)",
+            "are all edited",
             "learn_template": "ours; officially 'a high quality image of {}.', which the embedded scorer cannot read",
             "shape": "S01: the box is the mask",
             "steps": "the official code: diffusers' own 50",
@@ -112,7 +112,7 @@ PUBLISHED: dict[str, Recipe] = {
         rank_mode="cma",
         sources={
             "find": "RDM 3.3: cross-modal entity-level calibration",
-            "refer_rule": "RDM 4.5: a larger K opens more (methods.md 5.1)",
+            "refer_rule": "RDM 4.5: a larger K opens more",
             "refer_k": "RDM 4.1: 150",
             "shape": "RDM eq. 6: the mask itself",
             "dilate": "RDM has no dilation",
@@ -124,11 +124,11 @@ PUBLISHED: dict[str, Recipe] = {
             "loss_clip": "RDM eq. 7",
             "loss_perceptual": "RDM eq. 8: lambda_1 = 0.5",
             "loss_l2": "RDM eq. 8: lambda_2 = 0.5, as mean squared error",
-            "loss_path": "ours: half-size decoder; the code goes through everything (methods.md 10.5)",
+            "loss_path": "ours: half-size decoder; the code goes through everything",
             "loss_estimate": "RDM's code: the mixture of estimate and noisy picture",
             "loss_cutouts": "RDM's code: 16",
             "loss_cutting": "RDM's code: random square crops",
-            "loss_bound": "ours: pixel and latent sensitivities differ (methods.md 10.3)",
+            "loss_bound": "ours: pixel and latent sensitivities differ",
             "candidates": "unpublished",
             "rank_mode": "RDM does not choose; its table 1 compares CLIP scores",
         },
@@ -161,7 +161,7 @@ PUBLISHED: dict[str, Recipe] = {
             "refer_pick": "ROM's code: the single best query",
             "shape": "ROM 4.3: the mask itself, dilated",
             "dilate": "ROM's code: k = 3; fig. 8 shows that 5 and more leave less behind",
-            "inpaint_input": "ROM's code: the unmasked picture (methods.md 9.3)",
+            "inpaint_input": "ROM's code: the unmasked picture",
             "steps": "ROM 5: 100 (and 27 of the up-sampler)",
             "scale": "ROM fig. 5: s = 15",
             "lam": "ROM eq. 8: the referring prompt in place of the empty one",

@@ -48,6 +48,7 @@ class StandIn:
         seed: int = 0,
         steps: int | None = None,
         progress: Callable[[float, str], None] | None = None,
+        **more: Any,
     ) -> Result:
         type(self).calls.append(
             {
@@ -58,6 +59,7 @@ class StandIn:
                 "seed": seed,
                 "steps": steps,
             }
+            | more
         )
         if progress:
             progress(0.5, "editing")
@@ -164,6 +166,25 @@ def test_options_reach_the_retoucher(photo: Path, tmp_path: Path):
     ]
 
 
+@pytest.mark.parametrize(("asked", "given"), [("full", "full"), ("auto", "auto"), ("512", 512)])
+def test_work_size_reaches_the_retoucher(photo: Path, tmp_path: Path, asked: str, given: int | str):
+    assert retouch(photo, tmp_path / "out", "--work-size", asked) == 0
+    assert StandIn.calls[0]["work_size"] == given
+
+
+def test_learnable_regions_need_no_query(photo: Path, tmp_path: Path):
+    assert retouch(photo, tmp_path / "out", "--recipe", "s01_learnable_regions", query="") == 0
+    assert StandIn.calls[0]["query"] == ""
+
+
+def test_help_pages_of_the_repository_are_those_of_the_recipes(tmp_path: Path):
+    assert cli.main(["recipes", "--pages", str(tmp_path)]) == 0
+    shipped = Path(__file__).resolve().parents[2] / "docs" / "recipes"
+    for path in sorted(tmp_path.iterdir()):
+        told = "make them anew with python -m retouch_core recipes --pages docs/recipes"
+        assert (shipped / path.name).read_text() == path.read_text(), f"{path.name} is stale; {told}"
+
+
 def test_left_out_options_stay_the_retouchers_choice(photo: Path, tmp_path: Path):
     retouch(photo, tmp_path / "out")
     assert StandIn.calls[0]["candidates"] == 4 and StandIn.calls[0]["steps"] is None
@@ -210,6 +231,7 @@ def test_what_reading_repaired_is_reported(photo: Path, tmp_path: Path, capsys: 
         (["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--seed", "-1"], "got '-1'"),
         (["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--steps", "many"], "got 'many'"),
         (["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--typo"], "--typo"),
+        (["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--work-size", "big"], "got 'big'"),
         (["photo.png", "--prompt", "b", "-o", "out"], "--query"),
         (["result.png", "--query", "a", "--prompt", "b", "-o", "."], "overwritten"),
         (["broken.png", "--query", "a", "--prompt", "b", "-o", "out"], "broken.png"),

@@ -1,6 +1,6 @@
 """Make the embedded models, one network after the other: each is finished before the next begins.
 
-python -m training.train [--only autoencoder decoder polish scorer calibrate inpaint blended judge] [--fresh]
+python -m training.train [--only autoencoder decoder polish scorer calibrate referrer inpaint blended judge] [--fresh]
 
 Interrupted runs go on where they were. On two CPU cores the whole takes about five hours.
 """
@@ -22,12 +22,13 @@ PARTS = {
     "polish": ("polish",),
     "scorer": ("scorer",),
     "calibrate": ("calibrate",),
+    "referrer": ("referrer",),
     "inpaint": ("denoiser", "--kind", "inpaint"),
     "blended": ("denoiser", "--kind", "blended", "--start", "inpaint"),
     "judge": ("judge",),
 }
 """Each part's module and arguments, in this order: the scorer sees pictures through the autoencoder, and its text tower
-is frozen before the denoisers."""
+is frozen before the referrer, which looks through its image tower, and the denoisers."""
 
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
 """Keeps glibc from giving memory back after every step: half of the time went into page faults without it."""

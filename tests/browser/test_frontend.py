@@ -20,6 +20,8 @@ RUNNABLE = [name for name in NAMES if name not in NEEDS_DOWNLOAD]
 RENDERERS = ("classic", "nodes2")
 STEPS = "retouch_by_text_step_by_step"
 OWN = "retouch_in_your_own_sampler"
+SYSTEMS = [name for name in RUNNABLE if re.match(r"s\d\d_", name)]
+"""Workflows of published systems, whose own numbers of steps and boxes take up to a minute."""
 SEEDS = {"seed", "noise_seed"}
 
 
@@ -117,6 +119,8 @@ def test_template_runs_is_saved_and_runs_again(
 ) -> None:
     page = frontend(renderer)
     page.template(name)
+    if name in SYSTEMS:
+        page.hasten()
     first = picture_of(host_server, page.queue())
     source = Image.open(WORKFLOWS / api(name)[kinds(api(name), "LoadImage")[0]]["inputs"]["image"])
     assert first.size == source.size

@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 SCORER_NOTES = "scorer.json"
 DENOISERS = {"inpaint": "unet_inpaint", "blended": "unet_blended"}
 """Denoisers of the bundle -> their folders: 9 channels with mask and masked picture, and 4 channels."""
-PARTS = ("vae", "clip", "unet_inpaint", "scheduler", SCORER_NOTES)
+PARTS = ("vae", "clip", *DENOISERS.values(), "scheduler", SCORER_NOTES)
 
 
 class WeightsError(ValueError):
@@ -38,7 +38,7 @@ class Embedded:
     segmenter: Segmenter
     scorer: ClipScorer
     editor: DiffusersEditor
-    plain: DiffusersEditor | None = None
+    plain: DiffusersEditor
 
 
 def check_bundle(folder: Path = FOLDER) -> None:
@@ -125,11 +125,9 @@ def load_embedded(folder: Path = FOLDER, *, device: torch.device | str | None = 
     with quiet_loading():
         parts = load_text_parts(folder)
         scorer, editor = load_scorer(folder, parts), load_editor(folder, parts)
-        has_plain = (folder / DENOISERS["blended"]).is_dir()
-        plain = load_editor(folder, parts, "blended") if has_plain else None
+        plain = load_editor(folder, parts, "blended")
     if device is not None:
         parts[0].to(device)
         editor.to(device)
-        if plain is not None:
-            plain.to(device)
+        plain.to(device)
     return Embedded(GraphSegmenter(), scorer, editor, plain)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..retouch_core.editing.changed import changed, tightened
@@ -32,6 +33,29 @@ class Keep:
         core = self.region if pictures is None or len(self.region) == 1 else self.region[list(pictures)]
         what = changed(edited, before.to(edited), self.least)
         return tightened(mask, what.to(mask.device), core.to(mask))
+
+
+def inputs() -> list[io.Input]:
+    """The two inputs of a node that lays an edit over its picture."""
+    return [
+        io.Mask.Input(
+            "region",
+            optional=True,
+            tooltip="The thing itself, before the mask was grown. Connected: what hardly changed around it stays the "
+            "picture's, so that no faint box shows (see change_min).",
+        ),
+        io.Float.Input(
+            "change_min",
+            optional=True,
+            default=CHANGE_MIN,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="With region connected: least difference of colour that the edit keeps outside it. 0 keeps the whole "
+            "mask.",
+        ),
+    ]
 
 
 def keep_of(region: Any, least: Any, pictures: int, size: tuple[int, int], notes: list[str]) -> Keep | None:

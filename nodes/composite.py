@@ -67,23 +67,7 @@ class RetouchComposite(io.ComfyNode):
                     "source", tooltip="The picture before the edit: one, or one for each edited picture."
                 ),
                 io.Mask.Input("mask", tooltip="Where the edit shows; soft values mix. One, or one for each."),
-                io.Mask.Input(
-                    "region",
-                    optional=True,
-                    tooltip="The thing itself, before the mask was grown. Connected: what hardly changed around it stays "
-                    "the source, so that no faint box shows (see change_min).",
-                ),
-                io.Float.Input(
-                    "change_min",
-                    optional=True,
-                    default=CHANGE_MIN,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="With region connected: least difference of colour that the edit keeps outside it. 0 keeps the "
-                    "whole mask.",
-                ),
+                *_kept.inputs(),
                 io.Combo.Input(
                     "mode",
                     optional=True,

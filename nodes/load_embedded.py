@@ -17,11 +17,6 @@ from ._scorer import HostScorer
 from ._types import Referrer, Scorer, Segmenter, schema
 
 
-def shipped() -> list[str]:
-    """The denoisers whose weights are in the bundle."""
-    return [kind for kind, folder in DENOISERS.items() if (FOLDER / folder).is_dir()]
-
-
 def embedded_scorer(bundle: Path, clip: Any) -> HostScorer:
     """The bundle's scorer over the host CLIP `clip` made from the same bundle, with its calibrated presence gate."""
     notes = json.loads((bundle / SCORER_NOTES).read_text(encoding="utf-8"))
@@ -51,9 +46,10 @@ class RetouchLoadEmbedded(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "denoiser",
-                    options=shipped(),
+                    options=list(DENOISERS),
                     default="inpaint",
-                    tooltip="inpaint: a denoiser of nine channels that sees the mask and what lies around it.",
+                    tooltip="inpaint: a denoiser of nine channels that sees the mask and what lies around it. blended: one of "
+                    "four channels that sees neither, as most checkpoints; say in the prompt where the thing lies.",
                 )
             ],
             outputs=[
@@ -69,9 +65,9 @@ class RetouchLoadEmbedded(io.ComfyNode):
     @classmethod
     def execute(cls, denoiser: str) -> io.NodeOutput:
         check_bundle(FOLDER)
-        if denoiser not in shipped():
+        if denoiser not in DENOISERS:
             raise ValueError(
-                f"denoiser must be one of {', '.join(shipped())}, got {denoiser!r}; choose one of them"
+                f"denoiser must be one of {', '.join(DENOISERS)}, got {denoiser!r}; choose one of them"
             )
         clip = host_clip(FOLDER)
         scorer = embedded_scorer(FOLDER, clip)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import _conditioning, _crops, _host, _latents, _types
 from ._kept import CHANGE_MIN, Keep, keep_of
+from ._kept import inputs as kept_inputs
 from ._losses import check_guidance
 from ._repaint import (
     INPAINT_INPUTS,
@@ -125,23 +126,7 @@ class RetouchRegionSampler(io.ComfyNode):
                     advanced=True,
                     tooltip="What an inpainting checkpoint sees of the region: grey, or the original picture.",
                 ),
-                io.Mask.Input(
-                    "region",
-                    optional=True,
-                    tooltip="The thing itself, before the mask was grown. Connected: what hardly changed around it goes "
-                    "back to the picture, so that no faint box shows (see change_min).",
-                ),
-                io.Float.Input(
-                    "change_min",
-                    optional=True,
-                    default=CHANGE_MIN,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="With region connected: least difference of colour that a candidate keeps outside it. 0 keeps "
-                    "the whole mask.",
-                ),
+                *kept_inputs(),
                 _types.Guidance.Input(
                     "guidance",
                     optional=True,

@@ -18,6 +18,10 @@ def save_half(model: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model = model.cpu().to(memory_format=torch.contiguous_format)
     model.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    config = folder / "config.json"
+    # Where it was loaded from is nobody's business and differs by machine.
+    told = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+    config.write_text(json.dumps(told, indent=2) + "\n")
     write_manifest()
 
 

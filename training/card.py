@@ -19,8 +19,9 @@ from .denoiser import SCENES
 from .evaluation.numbers import Estimate, Row, Share
 from .loop import LOGS
 
-TRAINED = ("autoencoder", "decoder", "polish", "scorer", "inpaint", "blended")
-"""Runs with a log, in their order; `decoder` goes on with the encoder frozen, `polish` with both halves."""
+TRAINED = ("autoencoder", "decoder", "scorer", "inpaint_before_polish", "polish", "blended", "inpaint")
+"""Runs with a log, in the order in which the shipped weights were made; `decoder` goes on with the encoder frozen,
+`polish` with both halves."""
 
 PARTS = {
     "vae": "`AutoencoderTiny`, default layout: 64 wide, 4 latent channels, 8x down",
@@ -55,7 +56,9 @@ ComfyUI's own classes hold the same weights after renaming keys, with equal outp
 
 Data: scenes of the split `train` of `training/world` (deterministic by number; the splits `tune` and `test` are
 other numbers); the denoisers see {scenes} scenes with two edit masks each, boxes with independent margins, ellipses
-and silhouettes. The blended denoiser begins with the weights of the inpaint denoiser. Optimiser: Muon for matrices and convolutions, AdamW for the rest, cosine rate, running average of
+and silhouettes. The shipped inpaint denoiser was first trained on the latents of the autoencoder before its polish; both
+denoisers then began with those weights. `make train` has no such detour: it polishes first, and the blended denoiser
+begins with the finished inpaint denoiser. Optimiser: Muon for matrices and convolutions, AdamW for the rest, cosine rate, running average of
 the weights, bfloat16 autocast. Machine: two CPU cores (x86-64 with AVX-512 bf16), no GPU, shared with other work
 while training, so the times are upper bounds. Curves of loss against time: `training/logs/*.csv`.
 

@@ -115,10 +115,6 @@ def main() -> None:
     parser.add_argument("--curves", nargs="+", choices=[*CURVES, "ranking"], default=[*CURVES, "ranking"])
     args = parser.parse_args()
     retoucher, judge = Retoucher.embedded(), load()
-    if "blended" in args.paths and retoucher.plain is None:
-        parser.error(
-            "paths has blended, but the bundle has no blended denoiser; train it or use --paths default"
-        )
     cases = list(edits("tune", args.scenes, start=FIRST))
     stored: dict[str, Any] = json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
     for path in args.paths:

@@ -14,7 +14,7 @@ from retouch_core.demo import PICTURES
 from .world.scenes import scene
 
 CASES = (
-    (2, False, "wood", "the pink car", "a blue fish"),
+    (2, False, "wood", "the pink car", "a blue mushroom"),
     (9, False, "sky", "the yellow cup", "a red house"),
     (7, True, "grass", "the blue house on the left", "a yellow star"),
     (26, False, "night", "the moon", "a pink heart"),

@@ -106,8 +106,7 @@ def edit_rows(retoucher: Retoucher, judge: Judge, size: int, sheet: Path | None)
         return edit.run(tqdm(part, desc=f"edits, {name}", leave=False), retoucher, judge, **options)
 
     inpaint = judged(cases, "inpaint", keep=keep)
-    # Without its denoiser the recipe would run on the other one: no rows are better than mislabelled ones.
-    blended = judged(cases, "blended", settings="blended") if retoucher.plain is not None else []
+    blended = judged(cases, "blended", settings="blended")
     own = judged(cases[: size // 2], "own masks", exact=False)
     s00 = judged(cases[: size // 8], "s00", settings="s00_text_guided")
     if sheet is not None:
@@ -119,7 +118,7 @@ def edit_rows(retoucher: Retoucher, judge: Judge, size: int, sheet: Path | None)
         *strict_rows(inpaint, (0.75, 0.85), "inpaint path, "),
         *lenient_rows(inpaint),
         *halo_rows(cases, inpaint),
-        *(blended_rows(blended) if blended else []),
+        *blended_rows(blended),
         goal("end to end with own segmenter, strict, best of 4", picked(strict, own)),
         goal("  class and colour, best of 4", picked(ends, own)),
         goal("recipe s00_text_guided, class and colour, best of 4", picked([v.both for v in s00], s00)),

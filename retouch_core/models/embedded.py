@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 SCORER_NOTES = "scorer.json"
 DENOISERS = {"inpaint": "unet_inpaint", "blended": "unet_blended"}
 """Denoisers of the bundle -> their folders: 9 channels with mask and masked picture, and 4 channels."""
-PARTS = ("vae", "clip", "unet_inpaint", "scheduler", SCORER_NOTES)
+PARTS = ("vae", "clip", *DENOISERS.values(), "scheduler", SCORER_NOTES)
 
 
 class WeightsError(ValueError):
@@ -41,7 +41,7 @@ class Embedded:
     segmenter: Segmenter
     scorer: ClipScorer
     editor: DiffusersEditor
-    plain: DiffusersEditor | None = None
+    plain: DiffusersEditor
     referrer: Referrer | None = None
 
 
@@ -130,15 +130,13 @@ def load_embedded(folder: Path = FOLDER, *, device: torch.device | str | None = 
     with quiet_loading():
         parts = load_text_parts(folder)
         scorer, editor = load_scorer(folder, parts), load_editor(folder, parts)
-        has_plain = (folder / DENOISERS["blended"]).is_dir()
-        plain = load_editor(folder, parts, "blended") if has_plain else None
+        plain = load_editor(folder, parts, "blended")
     network = load_network(folder) if (folder / PART).is_dir() else None
     if device is not None:
         parts[0].to(device)
         if network is not None:
             network.to(device)
         editor.to(device)
-        if plain is not None:
-            plain.to(device)
+        plain.to(device)
     referrer = EmbeddedReferrer(network, scorer) if network is not None else None
     return Embedded(GraphSegmenter(), scorer, editor, plain, referrer)

@@ -93,7 +93,7 @@ class Recipe:
     prompted: bool = True
     hold: bool = True
     steps: int = 20
-    scale: float = 3.0
+    scale: float = 2.0
     lam: float = 0.0
     strength: float = 1.0
     start: str = "noise"

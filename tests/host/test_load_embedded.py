@@ -14,16 +14,21 @@ pytestmark = pytest.mark.host
 Pack = Callable[[str], ModuleType]
 
 
+@pytest.fixture(scope="module", params=["inpaint", "blended"])
+def denoiser(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def loaded(pack: Pack) -> dict[str, Any]:
+def loaded(pack: Pack, denoiser: str) -> dict[str, Any]:
     names = ("model", "clip", "vae", "segmenter", "scorer", "referrer")
-    made = pack("nodes.load_embedded").RetouchLoadEmbedded.execute("inpaint").args
+    made = pack("nodes.load_embedded").RetouchLoadEmbedded.execute(denoiser).args
     return dict(zip(names, made, strict=True))
 
 
 @pytest.fixture(scope="module")
-def editor(pack: Pack) -> Any:
-    return pack("retouch_core.models.embedded").load_editor()
+def editor(pack: Pack, denoiser: str) -> Any:
+    return pack("retouch_core.models.embedded").load_editor(denoiser=denoiser)
 
 
 @pytest.mark.parametrize("sigma", [14.0, 2.5, 0.3, 0.05])
@@ -36,13 +41,16 @@ def test_the_denoiser_gives_the_librarys_estimate(loaded: dict[str, Any], editor
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 4, 16, 12, generator=generator) * (1 + sigma**2) ** 0.5
     words = editor.encode_prompts(["a blue fish", ""])
-    cells = (torch.rand(2, 1, 16, 12, generator=generator) > 0.5).float()
-    masked = torch.randn(2, 4, 16, 12, generator=generator)
+    cells = masked = seen = None
+    if editor.inpaint:
+        cells = (torch.rand(2, 1, 16, 12, generator=generator) > 0.5).float()
+        masked = torch.randn(2, 4, 16, 12, generator=generator)
+        seen = torch.cat([cells, masked], 1)
     # A level that is a training timestep: both round to the nearest, and ties are nobody's error.
     levels = model.get_model_object("model_sampling").sigmas
     level = levels[(levels - sigma).abs().argmin()].expand(2)
     with torch.no_grad():
-        host = model.model.apply_model(x, level, c_concat=torch.cat([cells, masked], 1), c_crossattn=words)
+        host = model.model.apply_model(x, level, c_concat=seen, c_crossattn=words)
         library = editor.denoise(x, level, words, cells, masked)
     scale = float(library.abs().max())
     assert scale > 0.1

@@ -20,7 +20,8 @@ def _table(head: str, rows: list[tuple[str, str, str]]) -> list[str]:
 
 def _groups(entry: Recipe) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
     """Values with a published source, and values with a source of ours or none published."""
-    said, chosen = [], []
+    said: list[tuple[str, str, str]] = []
+    chosen: list[tuple[str, str, str]] = []
     for name, value in entry.in_force.items():
         source = entry.sources.get(name)
         if source is None:

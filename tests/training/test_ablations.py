@@ -485,7 +485,7 @@ def test_other_settings_or_models_are_measured_anew_and_rankings_are_not(counted
 def test_variants_that_only_rank_share_their_candidates(counted):
     ablation = made_up(
         metrics=(Metric("strict"),),
-        variants=(Variant("a", pick="localised"), Variant("b", pick="first"), Variant("c", {"scale": 2.0})),
+        variants=(Variant("a", pick="localised"), Variant("b", pick="first"), Variant("c", {"scale": 6.0})),
         claims=(),
         candidates=3,
     )
@@ -515,11 +515,11 @@ def test_best_of_m_comes_from_one_run(counted):
 
 def test_full_runs_take_the_published_numbers(counted):
     ablation = made_up(
-        full={"steps": 100, "candidates": 24}, variants=(Variant("a", {"scale": 2.0}),), claims=()
+        full={"steps": 100, "candidates": 24}, variants=(Variant("a", {"scale": 6.0}),), claims=()
     )
-    assert recipe_of(counted(), ablation, {"scale": 2.0}).steps == 25
-    made = recipe_of(counted(full=True), ablation, {"scale": 2.0})
-    assert (made.steps, made.scale) == (100, 2.0)
+    assert recipe_of(counted(), ablation, {"scale": 6.0}).steps == 25
+    made = recipe_of(counted(full=True), ablation, {"scale": 6.0})
+    assert (made.steps, made.scale) == (100, 6.0)
 
 
 def test_the_program_measures_what_is_missing(tmp_path: Path, monkeypatch, capsys):

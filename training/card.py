@@ -16,6 +16,7 @@ from retouch_core.models.embedded import SCORER_NOTES
 from .bundle import EMBEDDED
 from .choose import CHOICES
 from .denoiser import SCENES
+from .evaluate import PARTS as EVALUATED
 from .evaluation.numbers import Estimate, Row, Share
 from .loop import LOGS
 
@@ -166,7 +167,11 @@ def main() -> None:
         rest = ", ".join(f"{k} {v}" for k, v in line.items() if k not in ("seconds", "iteration"))
         training.append(f"| {name} | {line['iteration']} | {float(line['seconds']) / 60:.0f} | {rest} |")
     notes = json.loads((EMBEDDED / SCORER_NOTES).read_text())
-    rows = json.loads(args.eval.read_text())["rows"]
+    parts = json.loads(args.eval.read_text())["parts"]
+    missing = [name for name in EVALUATED if name not in parts]
+    if missing:
+        parser.error(f"{args.eval} holds no {', '.join(missing)}; run make eval")
+    rows = [row for name in EVALUATED for row in parts[name]["rows"]]
     table = ["| what | measured | goal |", "|---|---|---|"]
     table += [
         f"| {r['name'].strip()} | {shown(r)} | {r['goal']}{' (missed)' if r['met'] is False else ''} |"

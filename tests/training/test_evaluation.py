@@ -176,9 +176,14 @@ def test_rows_of_a_path() -> None:
     assert values["strict, best of 4 by the ranking"].value.right == 2
     assert not values["strict, best of 4 by the ranking"].met
     assert values["strict, any of 4"].value.right == 3
-    # Over a random candidate: best gains 3/4, 3/4, -1/2 and the oracle 3/4, 3/4, 1/2.
-    assert values["ranking gains over a random candidate, strict"].value.value == pytest.approx(1 / 3)
-    assert values["of what the oracle gains"].value.value == pytest.approx(1 / 2)
+    # Over the first: best gains 0, 1, 0 and the oracle 0, 1, 1.
+    assert values["ranking gains over the single candidate, strict"].value.value == pytest.approx(1 / 3)
+    assert values["of what the oracle gains over the single candidate"].value.value == pytest.approx(1 / 2)
+    # Over the mean: best gains 3/4, 3/4, -1/2 and the oracle 3/4, 3/4, 1/2.
+    assert values["ranking gains over the mean of all candidates, strict"].value.value == pytest.approx(1 / 3)
+    assert values["of what the oracle gains over the mean of all candidates"].value.value == pytest.approx(
+        1 / 2
+    )
 
 
 def test_halos_are_pooled_over_textured_grounds_only() -> None:

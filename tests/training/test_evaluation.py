@@ -200,15 +200,16 @@ def test_halos_are_pooled_over_textured_grounds_only() -> None:
 def test_the_card_shows_the_curves() -> None:
     share = {"share": 0.75, "low": 0.6, "high": 0.9, "right": 30, "count": 40}
     keys = ("strict", "class and colour", "old class or colour", "nothing")
-    line = {"value": 3.0, "chosen": True, "halo": 1.25, **dict.fromkeys(keys, share)}
+    used = RECIPES["default"].scale
+    line = {"value": used, "halo": 1.25, **dict.fromkeys(keys, share)}
     stored = {
         "default": {
-            "scale": {"scenes": 20, "lines": [line, {**line, "value": 5.0, "chosen": False}]},
+            "scale": {"scenes": 20, "lines": [line, {**line, "value": used + 3}]},
             "ranking": {"scenes": 20, "lines": [{"ranking": "localised", "strict": share}]},
         }
     }
     text = card.choices(json.loads(json.dumps(stored)))
     assert "Recipe `default`, 20 tune scenes, 2 candidates each:" in text
-    assert "| **3.0** | 75.0 % (59.8–85.8, n 40) | 75.0 % | 75.0 % | 75.0 % | 1.25 |" in text
-    assert "| 5.0 |" in text and "| localised | 75.0 % (59.8–85.8, n 40) |" in text
+    assert f"| **{used}** | 75.0 % (59.8–85.8, n 40) | 75.0 % | 75.0 % | 75.0 % | 1.25 |" in text
+    assert f"| {used + 3} |" in text and "| localised | 75.0 % (59.8–85.8, n 40) |" in text
     assert {"default", "blended", "s00"} <= set(RECIPES)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from retouch_core.models.embedded import SCORER_NOTES
+from retouch_core.recipes import recipe
 
 from .bundle import EMBEDDED
 from .choose import CHOICES
 from .denoiser import SCENES
+from .evaluate import PARTS as EVALUATED
 from .evaluation.numbers import Estimate, Row, Share
 from .loop import LOGS
 
@@ -102,14 +104,15 @@ def percent(entry: dict[str, Any]) -> str:
     return str(Share(entry["right"], entry["count"]))
 
 
-def curve(name: str, lines: list[dict[str, Any]]) -> list[str]:
-    """A Markdown table of one field of a recipe; the chosen value is bold."""
+def curve(path: str, name: str, lines: list[dict[str, Any]]) -> list[str]:
+    """A Markdown table of one field of the recipe `path`; its value is bold."""
+    chosen = getattr(recipe(path), name)
     rows = [
         f"| {NAMES[name]} | strict | class and colour | old class or colour | nothing | halo |",
         "|---|---|---|---|---|---|",
     ]
     for line in lines:
-        value = f"**{line['value']}**" if line["chosen"] else str(line["value"])
+        value = f"**{line['value']}**" if line["value"] == chosen else str(line["value"])
         rest = " | ".join(
             f"{100 * line[k]['share']:.1f} %" for k in ("class and colour", "old class or colour", "nothing")
         )
@@ -129,7 +132,7 @@ def choices(stored: dict[str, Any]) -> str:
                 rows += [f"| {line['ranking']} | {percent(line['strict'])} |" for line in lines]
             else:
                 head += f", {lines[0]['strict']['count'] // made['scenes']} candidates each"
-                rows = curve(name, lines)
+                rows = curve(path, name, lines)
             blocks.append("\n".join([f"{head}:", "", *rows]))
     return "\n\n".join(blocks)
 
@@ -166,7 +169,11 @@ def main() -> None:
         rest = ", ".join(f"{k} {v}" for k, v in line.items() if k not in ("seconds", "iteration"))
         training.append(f"| {name} | {line['iteration']} | {float(line['seconds']) / 60:.0f} | {rest} |")
     notes = json.loads((EMBEDDED / SCORER_NOTES).read_text())
-    rows = json.loads(args.eval.read_text())["rows"]
+    parts = json.loads(args.eval.read_text())["parts"]
+    missing = [name for name in EVALUATED if name not in parts]
+    if missing:
+        parser.error(f"{args.eval} holds no {', '.join(missing)}; run make eval")
+    rows = [row for name in EVALUATED for row in parts[name]["rows"]]
     table = ["| what | measured | goal |", "|---|---|---|"]
     table += [
         f"| {r['name'].strip()} | {shown(r)} | {r['goal']}{' (missed)' if r['met'] is False else ''} |"

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from retouch_core.pipeline import Result, Retoucher
 from retouch_core.ranking.rank import rank
-from retouch_core.recipes import recipe
 
 from .evaluation import edit
 from .evaluation.cases import Case, edits
@@ -69,7 +68,7 @@ def curve(
             "old class or colour": [bool(x) for v in verdicts for x in v.leaked],
             "nothing": [bool(x) for v in verdicts for x in v.nothing],
         }
-        line: dict[str, Any] = {"value": value, "chosen": value == getattr(recipe(path), name)}
+        line: dict[str, Any] = {"value": value}
         line |= {key: Share.of(values).plain() for key, values in flags.items()}
         line["halo"] = sum((v.ring for v in verdicts), NO_HALO).ratio
         lines.append(line)

@@ -1,6 +1,6 @@
 """Measure the shipped models on test scenes: prints the table, writes eval.json and a sheet of unselected edits.
 
-python -m training.evaluate [--quick] [-o eval.json] [--sheet training/sheets/edits.jpg]
+python -m training.evaluate [--quick] [--only PART ...] [-o eval.json] [--sheet training/sheets/edits.jpg]
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from .judge import Judge, crops_of, load
 from .world.icons import CLASSES, COLOUR_NAMES
 from .world.scenes import scene
 
+PARTS = ("judge", "autoencoder", "search", "edits", "blended", "removal", "grounds", "demo")
 SPLIT = "test"
 SHOWN = 24
 """Edits on the sheet: the first ones, whatever they look like."""
@@ -84,17 +85,24 @@ def search_rows(retoucher: Retoucher, size: int) -> list[Row]:
     return [*rows, goal("segmenter: recall at IoU 0.5", recall)]
 
 
-def blended_rows(verdicts: Sequence[edit.Verdict]) -> list[Row]:
-    """The path without mask input, and what ranking is worth there."""
-    strict, lenient = (
-        strict_rows(verdicts, None, "blended path, "),
-        lenient_rows(verdicts, (0.75, 0.90, 0.97)),
-    )
-    return [*strict, *lenient, *gain_rows(verdicts)]
+def identical_row(verdicts: Sequence[edit.Verdict]) -> Row:
+    return goal("outside the mask identical (torch.equal)", Share.of([v.untouched for v in verdicts]), 1.0)
+
+
+def blended_rows(retoucher: Retoucher, judge: Judge, size: int) -> list[Row]:
+    """The path without mask input with exact masks, and what ranking is worth there."""
+    bar = tqdm(list(edits(SPLIT, size)), desc="edits, blended", leave=False)
+    verdicts = edit.run(bar, retoucher, judge, settings="blended")
+    return [
+        *strict_rows(verdicts, None, "blended path, "),
+        *lenient_rows(verdicts, (0.75, 0.90, 0.97)),
+        *gain_rows(verdicts),
+        identical_row(verdicts),
+    ]
 
 
 def edit_rows(retoucher: Retoucher, judge: Judge, size: int, sheet: Path | None) -> list[Row]:
-    """Editing: `size` cases with exact masks on both paths, then some with our segmenter and as S00 has it."""
+    """Editing: `size` cases with exact masks, then some with our segmenter and as S00 has it."""
     cases = list(edits(SPLIT, size))
     shown: list[tuple[Case, Result]] = []
 
@@ -106,24 +114,21 @@ def edit_rows(retoucher: Retoucher, judge: Judge, size: int, sheet: Path | None)
         return edit.run(tqdm(part, desc=f"edits, {name}", leave=False), retoucher, judge, **options)
 
     inpaint = judged(cases, "inpaint", keep=keep)
-    blended = judged(cases, "blended", settings="blended")
     own = judged(cases[: size // 2], "own masks", exact=False)
     s00 = judged(cases[: size // 8], "s00", settings="s00_text_guided")
     if sheet is not None:
         edit_sheet(shown, sheet)
     ends = [v.both & v.found for v in own]
     strict = [v.strict & v.found for v in own]
-    everything = inpaint + blended + own + s00
     return [
         *strict_rows(inpaint, (0.75, 0.85), "inpaint path, "),
         *lenient_rows(inpaint),
         *halo_rows(cases, inpaint),
-        *blended_rows(blended),
         goal("end to end with own segmenter, strict, best of 4", picked(strict, own)),
         goal("  class and colour, best of 4", picked(ends, own)),
         goal("recipe s00_text_guided, class and colour, best of 4", picked([v.both for v in s00], s00)),
         goal("  any of 4", oracle([v.both for v in s00])),
-        goal("outside the mask identical (torch.equal)", Share.of([v.untouched for v in everything]), 1.0),
+        identical_row([*inpaint, *own, *s00]),
     ]
 
 
@@ -151,6 +156,13 @@ def demo_row(retoucher: Retoucher, judge: Judge) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("eval.json"))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        help="these; the others stay as the output has them",
+    )
     parser.add_argument("--sheet", type=Path, default=Path("training/sheets/edits.jpg"))
     parser.add_argument(
         "--quick", action="store_true", help="a tenth of the scenes: a smoke test, not a result"
@@ -168,29 +180,38 @@ def main() -> None:
         "autoencoder": lambda: autoencoder_rows(retoucher, size),
         "search": lambda: search_rows(retoucher, size),
         "edits": lambda: edit_rows(retoucher, judge, size, None if args.quick else args.sheet),
+        "blended": lambda: blended_rows(retoucher, judge, size),
         "removal": lambda: removal_rows(bar(removals(SPLIT, size, 20_000), "removals"), retoucher, judge),
         "grounds": lambda: ground_rows(bar(grounds(SPLIT, size, 30_000), "grounds"), retoucher, judge),
         "demo": lambda: [demo_row(retoucher, judge)],
     }
-    rows: list[Row] = []
-    for name, part in parts.items():
-        since = time.perf_counter()
-        rows += part()
-        print(f"{name}: {(time.perf_counter() - since) / 60:.1f} min", flush=True)
-    seconds = edit.seconds_per_retouch(next(iter(edits(SPLIT, 1))), retoucher)
-    rows.append(Row("one retouch, 4 candidates, 20 steps, 128 px, s", seconds, "< 3", seconds < 3))
-    spent = time.perf_counter() - begun
-    print(table(rows))
-    print(f"took {spent / 60:.1f} min on {torch.get_num_threads()} threads")
     notes: dict[str, Any] = {
-        "rows": [row.plain() for row in rows],
         "scenes": size,
         "split": SPLIT,
-        "minutes": round(spent / 60, 2),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
-    args.output.write_text(json.dumps(notes, indent=1) + "\n")
+    kept = _measured_before(args.output, notes)
+    rows: list[Row] = []
+    for name in args.only:
+        since = time.perf_counter()
+        made = parts[name]()
+        if name == "demo":
+            seconds = edit.seconds_per_retouch(next(iter(edits(SPLIT, 1))), retoucher)
+            made.append(Row("one retouch, 4 candidates, 20 steps, 128 px, s", seconds, "< 3", seconds < 3))
+        minutes = (time.perf_counter() - since) / 60
+        kept[name] = {"rows": [row.plain() for row in made], "minutes": round(minutes, 2)}
+        rows += made
+        print(f"{name}: {minutes:.1f} min", flush=True)
+        args.output.write_text(json.dumps(notes | {"parts": kept}, indent=1) + "\n")
+    print(table(rows))
+    print(f"took {(time.perf_counter() - begun) / 60:.1f} min on {torch.get_num_threads()} threads")
+
+
+def _measured_before(path: Path, notes: dict[str, Any]) -> dict[str, Any]:
+    """The parts that the file holds, if they were measured the same way."""
+    before: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return before.get("parts", {}) if notes.items() <= before.items() else {}
 
 
 if __name__ == "__main__":

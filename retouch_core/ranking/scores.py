@@ -18,8 +18,9 @@ CHUNK = 32
 BOX_FACTOR = 1.3
 """How far a region's box is enlarged before it is judged (methods.md 11.2)."""
 NORMS = ("l2", "l1_mean", "l1_sum")
-SURROUNDS = (1.0, 1.1, 1.2, 1.3)
-"""Sides of the squares of `zero_shot`, in longer sides of what changed; from tight to ROM's factor."""
+SURROUNDS = (1.0, 1.15, 1.3, 1.5)
+"""Sides of the squares of `zero_shot`, in longer sides of what changed: from tight past ROM's factor (chosen on tune
+scenes)."""
 BLACK = (0.0, 0.0, 0.0)
 QUALITY_WEIGHTS = (2.0, 1.0)
 """alpha of likeness to the text and beta of likeness to the source in S01's quality score (official code)."""
@@ -162,11 +163,11 @@ def localised(scorer: Scorer, candidates: Tensor, box: Sequence[float] | Tensor,
 
 
 def zero_shot(scorer: Scorer, source: Tensor, candidates: Tensor, mask: Tensor, text: str) -> Tensor:
-    """Logarithm of the share [m] of `text` among it and the scorer's rivals, seen around what each candidate changed.
+    """Mean logarithm of the share [m] of `text` among it and the scorer's rivals, in crops around what each changed.
 
-    Zero-shot classification with an ensemble of crops (Radford et al. 2021, section 3.1), in embedding space. A scorer
-    without rivals gives the cosine of the ensemble instead. Ours: a box that all candidates share shows how well each
-    fills it, not what each shows.
+    Zero-shot classification (Radford et al. 2021, section 3.1) of several crops as a product of experts: what looks wrong
+    in one of them ranks low. A scorer without rivals gives the mean cosine instead. Ours: a box that all candidates share
+    shows how well each fills it, not what each shows.
 
     Args:
         scorer: its `rivals` other than `text` compete.
@@ -187,10 +188,10 @@ def zero_shot(scorer: Scorer, source: Tensor, candidates: Tensor, mask: Tensor, 
         ]
     )
     seen = torch.cat([scorer.encode_images(chunk) for chunk in views.split(CHUNK)]).double()
-    seen = torch.nn.functional.normalize(seen.view(len(SURROUNDS), len(candidates), -1).mean(0), dim=-1)
     rivals = [rival for rival in scorer.rivals if rival != text]
     cosines = seen @ scorer.encode_texts([text, *rivals]).to(seen).T
-    return ((scorer.logit_scale * cosines).log_softmax(1)[:, 0] if rivals else cosines[:, 0]).float()
+    said = (scorer.logit_scale * cosines).log_softmax(1)[:, 0] if rivals else cosines[:, 0]
+    return said.view(len(SURROUNDS), len(candidates)).mean(0).float()
 
 
 def _around(picture: Tensor, box: Tensor, factor: float, size: int) -> Tensor:

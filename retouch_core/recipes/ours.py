@@ -7,7 +7,8 @@ from .recipe import Recipe
 OURS: dict[str, Recipe] = {
     "default": Recipe(
         title="Text Retouch",
-        summary="entities, crop views, presence gate, adaptive threshold, place words, inpainting, localised ranking",
+        summary="entities, crop views, presence gate, adaptive threshold, place words, inpainting, zero-shot ranking",
+        rank_mode="zero_shot",
         sources={
             "leftovers": "ours: a query for the sky or the wall must find a mask",
             "view": "ours: average of the cut-out and the plain crop",
@@ -19,7 +20,7 @@ OURS: dict[str, Recipe] = {
             "change_min": "ours, after DiffEdit 3.2: chosen on tune scenes",
             "scale": "ours: chosen on tune scenes (retouch_core/models/embedded/README.md)",
             "removal_prompt": "ours: nothing is seen in 20 of 20 tune candidates; with the empty prompt in 11 of 20",
-            "rank_mode": "ROM (S03) 4.6",
+            "rank_mode": "ours: chosen on tune scenes; ROM's localised score against the scorer's other words",
         },
     ),
     "blended": Recipe(
@@ -28,10 +29,12 @@ OURS: dict[str, Recipe] = {
         denoiser="plain",
         place_prompt=True,
         scale=4.0,
+        rank_mode="zero_shot",
         sources={
             "denoiser": "blended latent diffusion (Avrahami et al. 2023), as S00 3.3 and ROM (S03) use it",
             "place_prompt": "ours: a noisy latent alone does not say where there is room",
             "scale": "ours: chosen on tune scenes; blended latent diffusion on LDM uses 5",
+            "rank_mode": "ours: chosen on tune scenes, as for the default",
         },
     ),
 }

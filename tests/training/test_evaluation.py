@@ -176,9 +176,14 @@ def test_rows_of_a_path() -> None:
     assert values["strict, best of 4 by the ranking"].value.right == 2
     assert not values["strict, best of 4 by the ranking"].met
     assert values["strict, any of 4"].value.right == 3
-    # Over a random candidate: best gains 3/4, 3/4, -1/2 and the oracle 3/4, 3/4, 1/2.
-    assert values["ranking gains over a random candidate, strict"].value.value == pytest.approx(1 / 3)
-    assert values["of what the oracle gains"].value.value == pytest.approx(1 / 2)
+    # Over the first: best gains 0, 1, 0 and the oracle 0, 1, 1.
+    assert values["ranking gains over the single candidate, strict"].value.value == pytest.approx(1 / 3)
+    assert values["of what the oracle gains over the single candidate"].value.value == pytest.approx(1 / 2)
+    # Over the mean: best gains 3/4, 3/4, -1/2 and the oracle 3/4, 3/4, 1/2.
+    assert values["ranking gains over the mean of all candidates, strict"].value.value == pytest.approx(1 / 3)
+    assert values["of what the oracle gains over the mean of all candidates"].value.value == pytest.approx(
+        1 / 2
+    )
 
 
 def test_halos_are_pooled_over_textured_grounds_only() -> None:
@@ -195,15 +200,16 @@ def test_halos_are_pooled_over_textured_grounds_only() -> None:
 def test_the_card_shows_the_curves() -> None:
     share = {"share": 0.75, "low": 0.6, "high": 0.9, "right": 30, "count": 40}
     keys = ("strict", "class and colour", "old class or colour", "nothing")
-    line = {"value": 3.0, "chosen": True, "halo": 1.25, **dict.fromkeys(keys, share)}
+    used = RECIPES["default"].scale
+    line = {"value": used, "halo": 1.25, **dict.fromkeys(keys, share)}
     stored = {
         "default": {
-            "scale": {"scenes": 20, "lines": [line, {**line, "value": 5.0, "chosen": False}]},
+            "scale": {"scenes": 20, "lines": [line, {**line, "value": used + 3}]},
             "ranking": {"scenes": 20, "lines": [{"ranking": "localised", "strict": share}]},
         }
     }
     text = card.choices(json.loads(json.dumps(stored)))
     assert "Recipe `default`, 20 tune scenes, 2 candidates each:" in text
-    assert "| **3.0** | 75.0 % (59.8–85.8, n 40) | 75.0 % | 75.0 % | 75.0 % | 1.25 |" in text
-    assert "| 5.0 |" in text and "| localised | 75.0 % (59.8–85.8, n 40) |" in text
+    assert f"| **{used}** | 75.0 % (59.8–85.8, n 40) | 75.0 % | 75.0 % | 75.0 % | 1.25 |" in text
+    assert f"| {used + 3} |" in text and "| localised | 75.0 % (59.8–85.8, n 40) |" in text
     assert {"default", "blended", "s00_text_guided"} <= set(RECIPES)

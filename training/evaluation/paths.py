@@ -58,14 +58,21 @@ def lenient_rows(verdicts: Sequence[Verdict], least: tuple[float, float, float] 
 
 
 def gain_rows(verdicts: Sequence[Verdict]) -> list[Row]:
-    """What ranking is worth on the strict judge, case by case, over a candidate taken at random."""
-    best = [float(v.strict[v.best]) - float(v.strict.float().mean()) for v in verdicts]
-    most = [float(v.strict.any()) - float(v.strict.float().mean()) for v in verdicts]
-    gain, share = Estimate.mean(best), Estimate.ratio(best, most)
-    return [
-        Row("  ranking gains over a random candidate, strict", gain, "> 0", gain.low > 0),
-        Row("  of what the oracle gains", share, "> 0.5", share.value > 0.5),
-    ]
+    """What ranking is worth on the strict judge, case by case: over the single candidate, which is the first, and over
+    the mean of all candidates, which scatters less."""
+    rows = []
+    for name, alone in (
+        ("the single candidate", [float(v.strict[0]) for v in verdicts]),
+        ("the mean of all candidates", [float(v.strict.float().mean()) for v in verdicts]),
+    ):
+        best = [float(v.strict[v.best]) - one for v, one in zip(verdicts, alone, strict=True)]
+        most = [float(v.strict.any()) - one for v, one in zip(verdicts, alone, strict=True)]
+        gain, share = Estimate.mean(best), Estimate.ratio(best, most)
+        rows += [
+            Row(f"  ranking gains over {name}, strict", gain, "> 0", gain.low > 0),
+            Row(f"  of what the oracle gains over {name}", share, "> 0.5", share.value > 0.5),
+        ]
+    return rows
 
 
 def _ratio(parts: Sequence[Halo]) -> Estimate:

@@ -72,7 +72,7 @@ def _retouch(options: argparse.Namespace) -> int:
         write_mask,
         write_picture,
     )
-    from .recipes import DEFAULT, recipe
+    from .recipes import DEFAULT, HALVING, recipe
     from .tensors.checks import InputWarning, check_text
 
     # Everything that can be wrong is found before anything long begins.
@@ -86,6 +86,7 @@ def _retouch(options: argparse.Namespace) -> int:
         "seed": options.seed,
         "steps": options.steps,
         "work_size": options.work_size,
+        "prune": HALVING if options.prune else None,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     # Repaired input belongs into the report, which is printed: not on stderr as well.
@@ -218,6 +219,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         type=_work_size,
         help="full, auto, or the side in px of a crop around the region that is worked on",
+    )
+    retouch.add_argument(
+        "--prune",
+        action="store_true",
+        help="paint many candidates for less: only the most promising go through all of the steps",
     )
     retouch.add_argument("-o", "--output", metavar="DIR", required=True, help=f"gets {', '.join(OUTPUTS)}")
     retouch.add_argument(

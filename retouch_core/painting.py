@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch import Tensor
 from .editing.composite import composite
 from .editing.decoder_opt import reconstruct_background
 from .editing.guidance import guided_denoiser
+from .editing.halving import cuts_of
 from .editing.linear_decoder import fitted_factors, linear_decoder
 from .editing.loss_guidance import with_losses
 from .editing.loss_terms import Guidance, LossTerms
 from .editing.losses import Perceptual
 from .editing.picture_losses import Decode
-from .editing.sampler import retouch_latent
+from .editing.sampler import Candidates, retouch_candidates
 from .editing.schedule import sigmas_of
 from .models.latent_decoder import LatentDecoder
 from .models.protocols import Editor, Scorer
@@ -151,15 +152,17 @@ def paint(
     *,
     seed: int,
     batch: int | None = None,
-    tell: Callable[[int, int, range], None] | None = None,
-) -> Tensor:
-    """Latents [m,C,h,w] of the candidates.
+    judge: Callable[[Tensor], Tensor] | None = None,
+    tell: Callable[[int, int, int], None] | None = None,
+) -> Candidates:
+    """Latents of the candidates.
 
     Args:
         work: the canvas, IMAGE [1,S,S,3]; z0: its latents [1,C,h,w]; edit: what of it may change.
         guidance: of `losses_of`.
         batch: candidates at once.
-        tell: called with steps done, steps in all, and the candidates at work.
+        judge: (canvases IMAGE [b,S,S,3], laid over the source) -> scores [b]; chooses where the recipe prunes.
+        tell: called after each step with the steps done, the steps in all, and how many candidates took it.
     """
     scale = settings.removal_scale if words.removal else settings.scale
     target, old, empty = editor.encode_prompts([words.target, words.referring, ""]).split(1)
@@ -190,11 +193,16 @@ def paint(
             cells=cells,
         )
 
-    def step(done: int, steps: int, _: Tensor, which: range) -> None:
+    def step(done: int, steps: int, _: Tensor, which: Sequence[int]) -> None:
         if tell is not None:
-            tell(done, steps, which)
+            tell(done, steps, len(which))
 
-    return retouch_latent(
+    def judged(estimates: Tensor, _: Sequence[int]) -> Tensor:
+        assert judge is not None
+        seen = torch.cat([editor.decode(z[None]) for z in estimates])
+        return judge(composite(work.to(seen), seen, edit.composite.to(seen)).clamp(0, 1))
+
+    return retouch_candidates(
         denoise,
         z0,
         cells if settings.hold else torch.ones_like(cells),
@@ -205,6 +213,8 @@ def paint(
         noise_mode=settings.noise_mode,
         progressive=settings.progressive if settings.hold else 0,
         batch=batch or BATCH,
+        cuts=cuts_of(settings.prune, len(sigmas) - 1, settings.candidates) if judge is not None else (),
+        judge=judged,
         callback=step,
     )
 

@@ -18,7 +18,9 @@ from torch import Tensor
 from .editing.changed import changed, tightened
 from .editing.crop import CropPlan, crop, crop_mask, placed, stitch_parts, uncrop_mask
 from .editing.crop_plans import WorkSize, plan_crops, work_side
+from .editing.halving import check_points, cuts_of, rows_of
 from .editing.losses import Perceptual
+from .editing.sampler import Candidates
 from .finding import check_finder, find, given
 from .learning import as_found, learn
 from .metrics.feature_distance import perceptual_distance
@@ -47,7 +49,8 @@ class Result:
         source: IMAGE [1,H,W,3], what was given.
         image: IMAGE [1,H,W,3] on the CPU, the best candidate, or the source where nothing was found.
         mask: the composite mask, MASK [1,H,W]; where it is 0, `image` and every candidate equal the source bit for bit.
-        candidates: IMAGE [m,H,W,3] in the order of their seeds; m = 0 where nothing was found.
+        candidates: IMAGE [m,H,W,3] in the order of their seeds; m = 0 where nothing was found. Where the recipe prunes,
+            those that were painted to the end (the report's stage `prune` tells which).
         area: MASK [1,H,W], the composite mask before what hardly changed was taken out of it.
         candidate_masks: MASK [m,H,W], the part of `mask` that each candidate took; all alike without `change_min`.
         scores: [m], higher is better.
@@ -135,6 +138,7 @@ class Retoucher:
         *,
         steps: int | None = None,
         work_size: int | str | None = None,
+        prune: Sequence[tuple[float, float]] | None = None,
         mask: Tensor | None = None,
         negatives: Sequence[str] = (),
         batch: int | None = None,
@@ -151,6 +155,8 @@ class Retoucher:
             seed: 0 or more.
             steps: sampling steps (None: as the recipe says).
             work_size: `full`, `auto` or the side in px of a crop around the region (None: as the recipe says).
+            prune: when which share of the candidates goes on, such as `recipes.HALVING`; () paints all of them to the end
+                (None: as the recipe says).
             mask: MASK [1,H,W] that replaces the search; the query then only names what is there now.
             negatives: phrases for what is not meant; they compete with the query in the presence gate.
             batch: candidates at once.
@@ -163,6 +169,8 @@ class Retoucher:
         image = check_image(image, batch=1).cpu()
         settings = _settled(recipe_named(recipe) if isinstance(recipe, str) else recipe, candidates, steps)
         settings = settings if work_size is None else replace(settings, work_size=work_size)
+        settings = settings if prune is None else replace(settings, prune=tuple(prune))
+        check_points(settings.prune)
         learning = settings.find == "learn" and mask is None
         query = query.strip() if mask is not None or learning else check_text(query)
         if not isinstance(prompt, str):
@@ -218,13 +226,15 @@ class Retoucher:
         guidance = losses_of(settings, shown, self.scorer, self.perceptual, run.seed)
         pieces: list[tuple[Tensor, CropPlan, Tensor]] = []
         opened: list[Tensor] = []
+        lived: list[Candidates] = []
         for plan, edit in areas:
             with run.clock("paint"):
                 work = crop(seen, plan)
                 z0 = editor.encode(work)
                 words = words_of(run.prompt, old, edit, settings)
                 told = run.steps_of(len(pieces), len(areas))
-                latents = paint(
+                judge = self._judge_of(work, edit, old, run) if settings.prune else None
+                drawn = paint(
                     editor,
                     work,
                     z0,
@@ -234,10 +244,12 @@ class Retoucher:
                     guidance,
                     seed=run.seed,
                     batch=run.batch,
+                    judge=judge,
                     tell=told,
                 )
+                lived.append(drawn)
             with run.clock("decode"):
-                made = decoded(editor, work, latents, edit, settings)
+                made = decoded(editor, work, drawn.latents, edit, settings)
                 own = uncrop_mask(edit.composite, plan).to(image)
                 own = own * (uncrop_mask(edit.painted, plan) > 0)
                 opened.append(placed(own, plan))
@@ -254,7 +266,7 @@ class Retoucher:
         taken = masks.amax(0, keepdim=True)
         with run.clock("rank"):
             ranking = self._rank(*_seen_of(areas, seen, candidates, taken), old, run.prompt, settings)
-        extra = [*_cut_of(areas, settings)]
+        extra = [*_cut_of(areas, settings), *_pruned_of(lived, settings)]
         if guidance is not None:
             extra.append({"stage": "losses", **guidance.described()})
         report = self._report(image, found, run, ranking, taken, extra)
@@ -291,6 +303,15 @@ class Retoucher:
         if self._perceptual is None:
             self._perceptual = perceptual_distance(self.scorer)
         return self._perceptual
+
+    def _judge_of(self, work: Tensor, edit: EditMask, query: str, run: _Run) -> Callable[[Tensor], Tensor]:
+        """What scores unfinished candidates of one canvas: the ranking of the finished ones."""
+
+        def judge(seen: Tensor) -> Tensor:
+            scores = self._rank(work, seen, edit.composite, query, run.prompt, run.settings).scores
+            return scores.cpu()
+
+        return judge
 
     def _rank(
         self, source: Tensor, made: Tensor, mask: Tensor, query: str, prompt: str, settings: Recipe
@@ -373,12 +394,15 @@ class _Run:
         if self.progress is not None:
             self.progress(share, text)
 
-    def steps_of(self, part: int, parts: int) -> Callable[[int, int, range], None]:
+    def steps_of(self, part: int, parts: int) -> Callable[[int, int, int], None]:
         """Progress of the sampler in one crop of several."""
-        total = self.settings.candidates
+        settings, taken = self.settings, 0
 
-        def step(done: int, steps: int, which: range) -> None:
-            share = (which.start + (which.stop - which.start) * done / steps) / total
+        def step(done: int, steps: int, count: int) -> None:
+            nonlocal taken
+            taken += count
+            cuts = cuts_of(settings.prune, steps, settings.candidates)
+            share = min(1.0, taken / rows_of(cuts, steps, settings.candidates))
             self.tell(0.2 + 0.6 * (part + share) / parts, f"painting, step {done} of {steps}")
 
         return step
@@ -415,6 +439,14 @@ def _cut_of(areas: list[tuple[CropPlan, EditMask]], settings: Recipe) -> list[di
     """Entry of the report: what was cut out, and by what it was scaled."""
     crops = [str(plan) for plan, _ in areas]
     return [] if settings.work_size == "full" else [{"stage": "crop", "crops": crops}]
+
+
+def _pruned_of(drawn: Sequence[Candidates], settings: Recipe) -> list[dict[str, Any]]:
+    """Entry of the report: which candidates were painted to the end in each crop, and how many steps each lived."""
+    if not settings.prune:
+        return []
+    kept = [list(part.indices) for part in drawn]
+    return [{"stage": "prune", "kept": kept, "steps_lived": [list(part.lived) for part in drawn]}]
 
 
 def _seen_of(areas: list[tuple[CropPlan, EditMask]], *planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +19,12 @@ from ..models.noise import per_sample
 from ..tensors.checks import InputWarning
 from .blend import blend, latent_masks, noised, open_where
 from .guidance import Denoise
+from .halving import Cut, Judge, survivors
 from .schedule import check_sigmas
 
 StepCallback = Callable[[int, int, Tensor], None]
 """(steps done, steps in all, D); whatever it raises stops the run."""
-CandidateCallback = Callable[[int, int, Tensor, range], None]
+CandidateCallback = Callable[[int, int, Tensor, Sequence[int]], None]
 """(steps done, steps in all, D [b,C,h,w], indices of the b candidates at work); whatever it raises stops the run."""
 
 STARTS = ("noise", "source", "host", "diffusers")
@@ -37,13 +40,22 @@ def step_of(sigma: Tensor, sigmas: Tensor) -> int:
     return min(max(reached - 1, 0), len(sigmas) - 2)
 
 
-def sample(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: StepCallback | None = None) -> Tensor:
+def sample(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    first: int = 0,
+    last: int | None = None,
+    callback: StepCallback | None = None,
+) -> Tensor:
     """Walk x [B,C,...] down `sigmas` [S+1] by Euler steps: x' = D + (sigma' / sigma) * (x - D).
 
     Args:
         denoise: (x, sigma [B]) -> D.
-        x: start, at the level sigmas[0].
+        x: start, at the level sigmas[first].
         sigmas: falling levels; a final 0 returns the last D itself.
+        first, last: the steps that are walked, from `first` to before `last` (None: to the end).
         callback: called after each step; raise in it to stop.
 
     Raises:
@@ -52,7 +64,7 @@ def sample(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: StepCallbac
     """
     levels = check_sigmas(sigmas).tolist()
     total = len(levels) - 1
-    for i, (level, following) in enumerate(itertools.pairwise(levels)):
+    for i, (level, following) in itertools.islice(enumerate(itertools.pairwise(levels)), first, last):
         estimate = denoise(x, torch.full((len(x),), level, dtype=x.dtype, device=x.device))
         if not torch.isfinite(estimate).all():
             raise FloatingPointError(
@@ -105,8 +117,8 @@ def region_denoiser(
     return wrapped
 
 
-def _generators(seed: int, count: int, first: int) -> list[torch.Generator]:
-    return [torch.Generator("cpu").manual_seed((seed + first + k) % SEEDS) for k in range(count)]
+def _generators(seed: int, candidates: Iterable[int]) -> list[torch.Generator]:
+    return [torch.Generator("cpu").manual_seed((seed + k) % SEEDS) for k in candidates]
 
 
 def _draw(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
@@ -118,7 +130,7 @@ def candidate_noise(shape: Sequence[int], seed: int, count: int, first: int = 0)
 
     So candidate k is the same alone or in a batch, on every device.
     """
-    return _draw(_generators(seed, count, first), shape)
+    return _draw(_generators(seed, range(first, first + count)), shape)
 
 
 def _fresh_noise(generators: Sequence[torch.Generator], first: Tensor) -> Callable[[int], Tensor]:
@@ -165,7 +177,29 @@ def _fitted(mask_latent: Tensor, z0: Tensor) -> Tensor:
     return torch.nn.functional.adaptive_max_pool2d(mask_latent, tuple(z0.shape[-2:]))
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What a run made.
+
+    Attributes:
+        latents: [n,C,h,w] of the candidates that lived to the end, bit for bit the source where nothing may change.
+        indices: which of the m candidates they are, rising.
+        lived: how many steps each of the m candidates ran.
+    """
+
+    latents: Tensor
+    indices: tuple[int, ...]
+    lived: tuple[int, ...]
+
+
 def retouch_latent(
+    denoise: Denoise, z0: Tensor, mask_latent: Tensor, sigmas: Tensor, **options: Any
+) -> Tensor:
+    """Latents [m,C,h,w] of a region repainted m times over: `retouch_candidates`, whose options it takes, without cuts."""
+    return retouch_candidates(denoise, z0, mask_latent, sigmas, **options).latents
+
+
+def retouch_candidates(
     denoise: Denoise,
     z0: Tensor,
     mask_latent: Tensor,
@@ -177,8 +211,10 @@ def retouch_latent(
     noise_mode: str = "fixed",
     progressive: int | str = 0,
     batch: int | None = None,
+    cuts: Sequence[Cut] = (),
+    judge: Judge | None = None,
     callback: CandidateCallback | None = None,
-) -> Tensor:
+) -> Candidates:
     """Repaint a region of one latent, several times over.
 
     Args:
@@ -195,10 +231,9 @@ def retouch_latent(
         noise_mode: `fixed` holds the background with one noise, `fresh` draws another at every step.
         progressive: dilated masks for thin regions, a number or "auto" (`latent_masks`).
         batch: candidates at once; None takes all. It is halved, with a warning, when a GPU runs out of memory.
+        cuts: from `halving.cuts_of`; after each, only the candidates that `judge` likes best go on.
+        judge: scores clean estimates; needed where there are cuts.
         callback: called after every step; raise in it to stop.
-
-    Returns:
-        [m,C,h,w], bit for bit z0 where `mask_latent` is 0.
 
     Raises:
         ValueError: shapes, counts or options that mean nothing, NaN in z0, levels that do not fall to 0.
@@ -224,44 +259,89 @@ def retouch_latent(
         raise ValueError(f"noise_mode must be 'fixed' or 'fresh', got {noise_mode!r}; fixed is usual")
     if check_sigmas(sigmas)[-1] != 0:
         raise ValueError(f"sigmas must end at 0, got {float(sigmas[-1]):g}; use sigmas_of(...)")
+    if cuts and judge is None:
+        raise ValueError(f"judge is None, but {len(cuts)} cuts need one; pass a function that scores latents")
     mask = _fitted(mask_latent, z0)
     total = len(sigmas) - 1
     masks = [m.to(z0) for m in latent_masks(mask, total, progressive)]
     if not open_where(mask).any():
         warnings.warn("mask_latent is empty, so the source comes back unchanged", InputWarning, stacklevel=2)
-        return z0.repeat(candidates, *[1] * (z0.ndim - 1))
+        count = cuts[-1].keep if cuts else candidates
+        same = z0.repeat(count, *[1] * (z0.ndim - 1))
+        return Candidates(same, tuple(range(count)), (0,) * candidates)
 
-    def run(chosen: range) -> Tensor:
-        generators = _generators(seed, len(chosen), chosen.start)
+    def walk(chosen: Sequence[int], x: Tensor | None, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """The candidates `chosen` after the steps first..last, from x or from their start; and their last D."""
+        generators = _generators(seed, chosen)
         noise = _draw(generators, z0.shape[1:]).to(z0)
         background = noise if noise_mode == "fixed" else _fresh_noise(generators, noise)
         held = region_denoiser(denoise, z0, background, masks, sigmas, blend_first=start != "diffusers")
-        report: StepCallback | None = None
-        if callback is not None:
-            tell = callback
-            report = lambda step, steps, estimate: tell(step, steps, estimate, chosen)  # noqa: E731
-        return sample(held, start_latent(z0, noise, float(sigmas[0]), start), sigmas, callback=report)
+        seen: list[Tensor] = []
 
-    size = min(batch or candidates, candidates)
-    results: list[Tensor] = []
-    first = 0
-    while first < candidates:
-        chosen = range(first, min(first + size, candidates))
-        try:
-            results.append(run(chosen))
-        except torch.cuda.OutOfMemoryError:
-            if len(chosen) == 1:
-                raise
-            size = len(chosen) // 2
-            torch.cuda.empty_cache()
-            warnings.warn(
-                f"the GPU has no room for {len(chosen)} candidates at once; going on with {size}, so set batch={size}",
-                InputWarning,
-                stacklevel=2,
-            )
-            continue
-        first = chosen.stop
-    painted = torch.cat(results)
+        def after(step: int, steps: int, estimate: Tensor) -> None:
+            seen[:] = [estimate]
+            if callback is not None:
+                callback(step, steps, estimate, chosen)
+
+        if x is None:
+            x = start_latent(z0, noise, float(sigmas[0]), start)
+        return sample(held, x, sigmas, first=first, last=last, callback=after), seen[0]
+
+    alive, lived = list(range(candidates)), [0] * candidates
+    x: Tensor | None = None
+    begun, size = 0, batch or candidates
+    for cut in (*cuts, Cut(total, candidates)):
+        leg = _Leg(walk, tuple(alive), x, begun, cut.step)
+        x, estimates, size = _in_batches(leg, len(alive), size)
+        for k in alive:
+            lived[k] = cut.step
+        begun = cut.step
+        if judge is not None and cut.step < total:
+            kept = survivors(alive, judge(estimates, alive), cut.keep)
+            x = x[[alive.index(k) for k in kept]]
+            alive = kept
+    assert x is not None
     allowed = open_where(mask).to(z0.device)
     allowed = allowed.reshape(*allowed.shape[:2], *[1] * (z0.ndim - 4), *allowed.shape[2:])
-    return torch.where(allowed, painted, z0)
+    return Candidates(torch.where(allowed, x, z0), tuple(alive), tuple(lived))
+
+
+@dataclass(frozen=True)
+class _Leg:
+    """The steps first..last of the candidates `alive`, from the states x or from their starts."""
+
+    walk: Callable[[Sequence[int], Tensor | None, int, int], tuple[Tensor, Tensor]]
+    alive: tuple[int, ...]
+    x: Tensor | None
+    first: int
+    last: int
+
+    def __call__(self, rows: range) -> tuple[Tensor, Tensor]:
+        part = slice(rows.start, rows.stop)
+        return self.walk(self.alive[part], None if self.x is None else self.x[part], self.first, self.last)
+
+
+def _in_batches(
+    run: Callable[[range], tuple[Tensor, Tensor]], count: int, size: int
+) -> tuple[Tensor, Tensor, int]:
+    """Both results of `run` for the rows 0..count, at most `size` at once, and the size that the memory allowed."""
+    results: list[tuple[Tensor, Tensor]] = []
+    first = 0
+    while first < count:
+        rows = range(first, min(first + size, count))
+        try:
+            results.append(run(rows))
+        except torch.cuda.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+            size = len(rows) // 2
+            torch.cuda.empty_cache()
+            warnings.warn(
+                f"the GPU has no room for {len(rows)} candidates at once; going on with {size}, so set batch={size}",
+                InputWarning,
+                stacklevel=3,
+            )
+            continue
+        first = rows.stop
+    states, estimates = zip(*results, strict=True)
+    return torch.cat(states), torch.cat(estimates), size

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from .ours import OURS
 from .published import PUBLISHED
-from .recipe import Recipe
+from .recipe import HALVING, Recipe
 from .references import REFERENCES
 
-__all__ = ["DEFAULT", "OURS", "PUBLISHED", "RECIPES", "REFERENCES", "Recipe", "recipe", "recipe_table"]
+__all__ = [
+    "DEFAULT",
+    "HALVING",
+    "OURS",
+    "PUBLISHED",
+    "RECIPES",
+    "REFERENCES",
+    "Recipe",
+    "recipe",
+    "recipe_table",
+]
 
 DEFAULT = "default"
 

@@ -8,6 +8,9 @@ from typing import Any
 FINDERS = ("entities", "refer", "contrast", "learn")
 DENOISER_KINDS = ("any", "plain")
 RECONSTRUCTIONS = ("none", "weights", "latent")
+HALVING = ((0.25, 0.375), (0.5, 0.1875))
+"""When which share of many candidates goes on: of 16 in 20 steps 6 after 5 and 3 after 10, 0.44 of the work
+(benchmarks/pruning.py)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Recipe:
         removal_scale, removal_prompt: guidance scale (1 means no guidance) and words for the denoiser where the prompt is
             empty.
         candidates: how many are made unless the caller says otherwise.
+        prune: pairs (share of the steps, share of the candidates that goes on): there the clean estimates are ranked and
+            only the best are painted to the end. Without pairs all are.
         rank_mode, alpha, normalise, rank_region: which candidate is best (11).
         sources: for each value that somebody published or measured, where it comes from.
         substitutes: part of the published system -> what stands here in its place, and why.
@@ -118,6 +123,7 @@ class Recipe:
     removal_scale: float = 1.0
     removal_prompt: str = "background"
     candidates: int = 4
+    prune: tuple[tuple[float, float], ...] = ()
     rank_mode: str = "localised"
     alpha: float = 5.0
     normalise: str = "minmax"
@@ -136,6 +142,7 @@ class Recipe:
         idle = [name for name in _STAGES if self.find != name]
         prefixes = tuple(prefix for name in idle for prefix in _STAGES[name])
         prefixes += ("loss_",) if not self.loss_scale else ()
+        prefixes += ("prune",) if not self.prune else ()
         return {
             name: value
             for name, value in self.settings().items()

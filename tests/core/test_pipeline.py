@@ -218,6 +218,37 @@ def test_progress_rises_to_one_and_cancels_within_a_step() -> None:
     assert worker.editor.calls == 2  # type: ignore[attr-defined]
 
 
+def test_pruning_paints_fewer_to_the_end_and_finds_the_same_best() -> None:
+    image = scene(**TWO)
+    asked: dict[str, Any] = {
+        "image": image,
+        "query": "red thing",
+        "prompt": "green",
+        "recipe": PLAIN,
+        "seed": 5,
+    }
+    every = retoucher().retouch(**asked, candidates=8)
+    shares: list[float] = []
+    worker = retoucher()
+    cut = worker.retouch(
+        **asked,
+        candidates=8,
+        prune=((0.25, 0.5), (0.5, 0.25)),
+        progress=lambda share, text: shares.append(share),
+    )
+    (stage,) = [entry for entry in cut.report.stages if entry["stage"] == "prune"]
+    (kept,), (lived,) = stage["kept"], stage["steps_lived"]
+    assert len(cut.candidates) == len(kept) == 2 and sorted(lived) == [1, 1, 1, 1, 2, 2, 4, 4]
+    assert [k for k, steps in enumerate(lived) if steps == 4] == kept
+    assert torch.allclose(cut.candidates, every.candidates[kept], rtol=0, atol=1e-6)
+    outside = (cut.mask == 0)[0]
+    assert all(torch.equal(made[outside], image[0][outside]) for made in cut.candidates)
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    json.loads(cut.report.to_json())
+    # The estimates of this editor are in the order of the finished candidates from the first step on.
+    assert every.best in kept and kept[cut.best] == every.best
+
+
 def test_values_outside_the_range_warn_and_survive_outside_the_mask() -> None:
     image = scene(**TWO)
     image[0, 60:, :8] = 1.7
@@ -257,6 +288,7 @@ GOOD: dict[str, Any] = {"image": scene(**TWO), "query": "red thing", "prompt": "
         ),
         ({"candidates": 0}, ValueError, r"candidates must be a whole number from 1 up, got 0"),
         ({"steps": 0}, ValueError, r"steps must be a whole number from 1 up, got 0"),
+        ({"prune": ((0.5, 2.0),)}, ValueError, r"prune must hold pairs .*got \(\(0.5, 2.0\),\)"),
         ({"seed": -1}, ValueError, r"seed must be a whole number from 0 up, got -1"),
         ({"query": "the fifth red thing from the left"}, ValueError, r"."),
     ],

@@ -294,8 +294,8 @@ def test_progress_names_step_and_candidates():
             (step, total, tuple(estimate.shape), chosen)
         ),
     )
-    first = [(k, 5, (2, 4, 8, 8), range(0, 2)) for k in range(1, 6)]
-    assert seen == first + [(k, 5, (1, 4, 8, 8), range(2, 3)) for k in range(1, 6)]
+    first = [(k, 5, (2, 4, 8, 8), (0, 1)) for k in range(1, 6)]
+    assert seen == first + [(k, 5, (1, 4, 8, 8), (2,)) for k in range(1, 6)]
 
 
 def test_raising_in_the_callback_stops_within_a_step():

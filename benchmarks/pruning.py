@@ -16,8 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retouch_core.pipeline import Result, Retoucher
+from retouch_core.pipeline import Retoucher
 from retouch_core.recipes import HALVING
+from retouch_core.result import Result
 from training.evaluation import edit
 from training.evaluation.cases import Case, edits
 from training.evaluation.numbers import Estimate, Share

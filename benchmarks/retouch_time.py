@@ -23,9 +23,10 @@ import torch
 
 from retouch_core.demo import PICTURES, read_cases
 from retouch_core.pictures import read_picture
-from retouch_core.pipeline import Result, Retoucher
+from retouch_core.pipeline import Retoucher
 from retouch_core.recipes import DEFAULT, recipe
 from retouch_core.report import package_versions
+from retouch_core.result import Result
 
 CANDIDATES, STEPS = 4, 20
 PAIRS = 9

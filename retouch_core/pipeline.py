@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image as PillowImage
 from torch import Tensor
 
 from .editing.changed import changed, tightened
@@ -32,61 +31,12 @@ from .recipes import recipe as recipe_named
 from .regions.edit_mask import EditMask, edit_mask, surroundings
 from .regions.search import Found
 from .report import Report, not_found
-from .sheet import contact_sheet
+from .result import Result, pasted
 from .tensors.boxes import Box
 from .tensors.checks import InputWarning, check_image, check_text, clamped
-from .tensors.regions import Regions
 
 Progress = Callable[[float, str], None]
 """(share done in 0..1, what is going on); whatever it raises stops the run."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one retouch gave.
-
-    Attributes:
-        source: IMAGE [1,H,W,3], what was given.
-        image: IMAGE [1,H,W,3] on the CPU, the best candidate, or the source where nothing was found.
-        mask: the composite mask, MASK [1,H,W]; where it is 0, `image` and every candidate equal the source bit for bit.
-        candidates: IMAGE [m,H,W,3] in the order of their seeds; m = 0 where nothing was found. Where the recipe prunes,
-            those that were painted to the end (the report's stage `prune` tells which).
-        area: MASK [1,H,W], the composite mask before what hardly changed was taken out of it.
-        candidate_masks: MASK [m,H,W], the part of `mask` that each candidate took; all alike without `change_min`.
-        scores: [m], higher is better.
-        best: index of the best candidate; 0 where there is none.
-        regions: every entity of the picture with its score.
-        selected: bool [N], those that were edited.
-        report: everything that decided the result.
-        painted: what the model made before anything was laid over the source: each crop with its canvases IMAGE
-            [m,h,w,3]; empty where nothing was found, and for learnable regions.
-    """
-
-    source: Tensor
-    image: Tensor
-    mask: Tensor
-    candidates: Tensor
-    area: Tensor
-    candidate_masks: Tensor
-    scores: Tensor
-    best: int
-    regions: Regions
-    selected: Tensor
-    report: Report
-    painted: tuple[tuple[CropPlan, Tensor], ...] = ()
-
-    def sheet(self) -> PillowImage:
-        """Everything at a glance, drawn as one picture: input, regions with scores, mask, candidates with scores, best."""
-        return contact_sheet(
-            self.source,
-            self.regions,
-            self.selected,
-            self.mask,
-            self.candidates,
-            self.scores,
-            self.best if len(self.candidates) else None,
-            self.report.title,
-        )
 
 
 class Retoucher:
@@ -227,25 +177,23 @@ class Retoucher:
         pieces: list[tuple[Tensor, CropPlan, Tensor]] = []
         opened: list[Tensor] = []
         lived: list[Candidates] = []
+        window = reduce(Box.__or__, (plan.box for plan, _ in areas))
         for plan, edit in areas:
             with run.clock("paint"):
                 work = crop(seen, plan)
                 z0 = editor.encode(work)
-                words = words_of(run.prompt, old, edit, settings)
-                told = run.steps_of(len(pieces), len(areas))
-                judge = self._judge_of(work, edit, old, run) if settings.prune else None
                 drawn = paint(
                     editor,
                     work,
                     z0,
                     edit,
-                    words,
+                    words_of(run.prompt, old, edit, settings),
                     settings,
                     guidance,
                     seed=run.seed,
                     batch=run.batch,
-                    judge=judge,
-                    tell=told,
+                    judge=self._judge_of(work, edit, old, run) if settings.prune else None,
+                    tell=run.steps_of(len(pieces), len(areas)),
                 )
                 lived.append(drawn)
             with run.clock("decode"):
@@ -256,22 +204,38 @@ class Retoucher:
                 if settings.change_min:
                     what = _what_changed(editor.decode(z0), made, found, plan, settings.change_min)
                     own = torch.minimum(own, what.to(image))
-                masks = placed(own, plan).expand(len(made), -1, -1)
-                pieces.append((made.to(image), plan, masks))
+                pieces.append((made.to(image), plan.within(window), own.expand(len(made), -1, -1)))
+        rows, columns = window.slices
         with run.clock("decode"):
-            candidates = stitch_parts(image, pieces)
-            soft = reduce(torch.maximum, opened)
-            masks = reduce(torch.maximum, (part for _, _, part in pieces))
+            patches = stitch_parts(image[:, rows, columns], pieces)
+            masks = reduce(torch.maximum, (placed(own, local) for _, local, own in pieces))
         run.tell(0.9, "choosing")
         taken = masks.amax(0, keepdim=True)
         with run.clock("rank"):
-            ranking = self._rank(*_seen_of(areas, seen, candidates, taken), old, run.prompt, settings)
+            ranking = self._rank(
+                seen[:, rows, columns], patches.clamp(0, 1), taken, old, run.prompt, settings
+            )
         extra = [*_cut_of(areas, settings), *_pruned_of(lived, settings)]
         if guidance is not None:
             extra.append({"stage": "losses", **guidance.described()})
-        report = self._report(image, found, run, ranking, taken, extra)
+        mask = pasted(image.new_zeros(1, *image.shape[1:3]), window, taken)
+        report = self._report(image, found, run, ranking, mask, extra)
         run.tell(1.0, "done")
-        return _result(image, candidates, masks, soft, ranking, found, report, pieces)
+        return Result(
+            source=image,
+            image=pasted(image, window, patches[ranking.best : ranking.best + 1]),
+            mask=mask,
+            window=window,
+            patches=patches,
+            patch_masks=masks,
+            area=reduce(torch.maximum, opened),
+            scores=ranking.scores,
+            best=ranking.best,
+            regions=found.regions,
+            selected=found.selected,
+            report=report,
+            painted=tuple((plan, made) for (plan, _), (made, _, _) in zip(areas, pieces, strict=True)),
+        )
 
     def _learned(self, image: Tensor, seen: Tensor, editor: Editor, run: _Run) -> Result:
         """Learnable regions (S01): every anchor's best box is a candidate with a mask of its own."""
@@ -296,7 +260,20 @@ class Retoucher:
         taken = masks.amax(0, keepdim=True)
         report = self._report(image, found, run, ranking, taken)
         run.tell(1.0, "done")
-        return _result(image, made, masks, taken, ranking, found, report, [])
+        return Result(
+            source=image,
+            image=made[ranking.best : ranking.best + 1],
+            mask=taken,
+            window=Box.whole((image.shape[1], image.shape[2])),
+            patches=made,
+            patch_masks=masks,
+            area=taken,
+            scores=ranking.scores,
+            best=ranking.best,
+            regions=found.regions,
+            selected=found.selected,
+            report=report,
+        )
 
     def perceptual(self) -> Perceptual:
         """What weighs perceptual distances for losses: LPIPS where its weights are on disk, else the scorer's features."""
@@ -408,33 +385,6 @@ class _Run:
         return step
 
 
-def _result(
-    image: Tensor,
-    candidates: Tensor,
-    masks: Tensor,
-    soft: Tensor,
-    ranking: Ranking,
-    found: Found,
-    report: Report,
-    pieces: Sequence[tuple[Tensor, CropPlan, Tensor]],
-) -> Result:
-    best = ranking.best
-    return Result(
-        image,
-        candidates[best : best + 1],
-        masks.amax(0, keepdim=True),
-        candidates,
-        soft,
-        masks,
-        ranking.scores,
-        best,
-        found.regions,
-        found.selected,
-        report,
-        tuple((plan, made) for made, plan, _ in pieces),
-    )
-
-
 def _cut_of(areas: list[tuple[CropPlan, EditMask]], settings: Recipe) -> list[dict[str, Any]]:
     """Entry of the report: what was cut out, and by what it was scaled."""
     crops = [str(plan) for plan, _ in areas]
@@ -447,16 +397,6 @@ def _pruned_of(drawn: Sequence[Candidates], settings: Recipe) -> list[dict[str, 
         return []
     kept = [list(part.indices) for part in drawn]
     return [{"stage": "prune", "kept": kept, "steps_lived": [list(part.lived) for part in drawn]}]
-
-
-def _seen_of(areas: list[tuple[CropPlan, EditMask]], *planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of source, candidates and mask that was worked on, which is all that is ranked; candidates clamped."""
-    box = Box(0, 0, 0, 0)
-    for plan, _ in areas:
-        box |= plan.box
-    rows, columns = box.slices
-    source, made, mask = (plane[:, rows, columns] for plane in planes)
-    return source, made.clamp(0, 1), mask
 
 
 def _what_changed(before: Tensor, decoded: Tensor, found: Found, plan: CropPlan, least: float) -> Tensor:
@@ -518,19 +458,19 @@ def _edit_area(found: Found, plan: CropPlan, settings: Recipe, cell: int) -> Edi
 
 def _unchanged(image: Tensor, found: Found, report: Report) -> Result:
     empty = image.new_zeros(1, *image.shape[1:3])
-    nobody = torch.zeros(len(found.regions), dtype=torch.bool)
     return Result(
-        image,
-        image.clone(),
-        empty,
-        image[:0],
-        empty,
-        empty[:0],
-        image.new_zeros(0),
-        0,
-        found.regions,
-        nobody,
-        report,
+        source=image,
+        image=image.clone(),
+        mask=empty,
+        window=Box(0, 0, 0, 0),
+        patches=image[:0, :0, :0],
+        patch_masks=empty[:0, :0, :0],
+        area=empty,
+        scores=image.new_zeros(0),
+        best=0,
+        regions=found.regions,
+        selected=torch.zeros(len(found.regions), dtype=torch.bool),
+        report=report,
     )
 
 

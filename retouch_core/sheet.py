@@ -54,7 +54,7 @@ def contact_sheet(
     regions: Regions,
     selected: Tensor | None,
     mask: Tensor,
-    candidates: Tensor,
+    candidates: Tensor | Sequence[Tensor],
     scores: Tensor | None,
     best: int | None,
     title: str = "",
@@ -70,13 +70,13 @@ def contact_sheet(
         regions: what was found; N = 0 is legal.
         selected: bool [N], the regions that were edited, or None.
         mask: the composite MASK [1,H,W].
-        candidates: [m,H,W,3]; m = 0 is legal and means that the source came back.
+        candidates: m pictures [H,W,3]; m = 0 is legal and means that the source came back.
         scores: [m], higher is better, or None.
         best: index of the chosen candidate, or None.
         title: a line above the pictures.
         tile: longer side of each picture on the sheet, in pixels.
     """
-    count = candidates.shape[0]
+    count = len(candidates)
     chosen = candidates[best] if count and best is not None else source[0]
     first = [
         Panel(fitted(source[0], tile), "input"),

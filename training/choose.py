@@ -16,8 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retouch_core.pipeline import Result, Retoucher
+from retouch_core.pipeline import Retoucher
 from retouch_core.ranking.rank import rank
+from retouch_core.result import Result
 
 from .evaluation import edit
 from .evaluation.cases import Case, edits

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from retouch_core.demo import PICTURES, read_cases
 from retouch_core.metrics.fidelity import psnr
 from retouch_core.pictures import read_picture
-from retouch_core.pipeline import Result, Retoucher
+from retouch_core.pipeline import Retoucher
+from retouch_core.result import Result
 
 from .evaluation import edit, search
 from .evaluation.cases import TOLD, Case, absent, edits, grounds, naming, removals, twins

@@ -7,7 +7,7 @@ are; only a picture that is smaller than the canvas is continued, to the right a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,12 @@ class CropPlan:
         height, width = (min(side, max(1, round(length * side / longer))) for length in source)
         frame = Box.whole(source)
         return cls(source, frame, (height, width), (side, side), frame)
+
+    def within(self, window: Box) -> CropPlan:
+        """The same crop of the picture that is cut down to `window`, which must hold its box."""
+        return replace(
+            self, source=window.size, box=self.box.from_corner(window), part=self.part.from_corner(window)
+        )
 
     @property
     def resampled(self) -> bool:
@@ -180,6 +186,8 @@ def stitch_parts(
 ) -> Tensor:
     """Several crops of one picture, each (edited, plan, mask) as `stitch` takes them, one after the other.
 
+    A mask may also have the size of its plan's box.
+
     Only the boxes are touched, so that a small crop of a huge picture costs one copy of the picture.
     """
     count = max([len(source), *(len(edited) for edited, _, _ in parts)])
@@ -188,13 +196,17 @@ def stitch_parts(
     out = source.expand(count, -1, -1, -1).clone(memory_format=torch.contiguous_format)
     for edited, plan, mask in parts:
         _check_size("source", (source.shape[1], source.shape[2]), plan.source, "the crop is of")
-        _check_size("mask", (mask.shape[1], mask.shape[2]), plan.source, "the picture is")
         rows, columns = plan.part.slices
+        down, across = plan.part.from_corner(plan.box).slices
+        if tuple(mask.shape[1:]) == plan.box.size:
+            own = mask[:, down, across]
+        else:
+            _check_size("mask", (mask.shape[1], mask.shape[2]), plan.source, "the picture is")
+            own = mask[:, rows, columns]
         if plan.part.empty:
             continue
-        down, across = plan.part.from_corner(plan.box).slices
         inside = uncrop(edited, plan)[:, down, across].expand(count, -1, -1, -1)
-        out[:, rows, columns] = composite(out[:, rows, columns], inside, mask[:, rows, columns], mode=mode)
+        out[:, rows, columns] = composite(out[:, rows, columns], inside, own, mode=mode)
     return out
 
 

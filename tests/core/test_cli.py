@@ -19,8 +19,9 @@ from PIL import Image
 from retouch_core import cli
 from retouch_core.demo import PICTURES, read_cases, run_demo
 from retouch_core.pictures import read_picture
-from retouch_core.pipeline import Result
 from retouch_core.report import Report, not_found
+from retouch_core.result import Result
+from retouch_core.tensors.boxes import Box
 from retouch_core.tensors.checks import InputWarning
 from retouch_core.tensors.regions import Regions
 
@@ -94,9 +95,10 @@ class StandIn:
             source=image,
             image=made[:1] if found else image,
             mask=regions.select(selected).union(),
-            candidates=made,
+            window=Box.whole((height, width)),
+            patches=made,
             area=regions.select(selected).union(),
-            candidate_masks=regions.select(selected).union().expand(m, -1, -1),
+            patch_masks=regions.select(selected).union().expand(m, -1, -1),
             scores=torch.ones(m),
             best=0,
             regions=regions,

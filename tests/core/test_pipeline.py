@@ -342,6 +342,20 @@ def test_a_crop_around_the_region_is_what_is_worked_on() -> None:
     assert worker.editor.calls == 4  # type: ignore[attr-defined]
 
 
+def test_candidates_of_a_large_picture_are_held_as_their_window() -> None:
+    image = scene(600, 500, red=(0.5, 0.4))
+    result = retoucher().retouch(
+        image, "red thing", "green", recipe=PLAIN, candidates=3, work_size=256, steps=2
+    )
+    held = result.patches.numel() + result.patch_masks.numel()
+    assert 0 < held < 0.6 * 3 * image.numel()
+    rows, columns = result.window.slices
+    assert torch.equal(result.candidates[:, rows, columns], result.patches)
+    assert torch.equal(result.candidate(result.best), result.image[0])
+    assert torch.equal(result.candidate_masks.amax(0, keepdim=True), result.mask)
+    assert len(result) == 3 and result.sheet().width > 0
+
+
 def test_far_regions_are_worked_on_one_by_one() -> None:
     image = torch.full((1, 300, 500, 3), 0.5)
     image[:, 20:40, 30:50] = image[:, 250:270, 440:460] = torch.tensor([1.0, 0, 0])

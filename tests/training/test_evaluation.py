@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from retouch_core.pipeline import Result
 from retouch_core.recipes import RECIPES
 from retouch_core.regions.edit_mask import edit_mask
 from retouch_core.report import Report
+from retouch_core.result import Result
+from retouch_core.tensors.boxes import Box
 from retouch_core.tensors.regions import Regions
 from training import card
 from training.evaluation import paths
@@ -58,17 +59,18 @@ def told(case: Any, made: list[Tensor], best: int = 0) -> Result:
     selected = torch.arange(len(case.masks)) == case.target
     report = Report(case.query, case.prompt, "default", 0, (128, 128), len(made), len(made), found=True)
     return Result(
-        case.image,
-        candidates[best : best + 1],
-        area,
-        candidates,
-        area,
-        area.expand(len(made), -1, -1),
-        torch.zeros(len(made)),
-        best,
-        Regions(case.masks, None, (128, 128)),
-        selected,
-        report,
+        source=case.image,
+        image=candidates[best : best + 1],
+        mask=area,
+        window=Box.whole((128, 128)),
+        patches=candidates,
+        patch_masks=area.expand(len(made), -1, -1),
+        area=area,
+        scores=torch.zeros(len(made)),
+        best=best,
+        regions=Regions(case.masks, None, (128, 128)),
+        selected=selected,
+        report=report,
     )
 
 

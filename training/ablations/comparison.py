@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from retouch_core.pipeline import Result, Retoucher
+from retouch_core.pipeline import Retoucher
 from retouch_core.recipes import DEFAULT, RECIPES, recipe
+from retouch_core.result import Result
 
 from ..evaluation.cases import Case
 from ..judge import WEIGHTS, Judge, load

@@ -10,8 +10,9 @@ from torch import Tensor
 from retouch_core.editing.crop import uncrop
 from retouch_core.metrics.distribution import scorer_features
 from retouch_core.metrics.fidelity import mse, psnr, ssim
-from retouch_core.pipeline import Result, Retoucher
+from retouch_core.pipeline import Retoucher
 from retouch_core.ranking.rank import rank
+from retouch_core.result import Result
 from retouch_core.tensors.regions import mask_boxes
 
 from ..evaluation.cases import Case

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from retouch_core.models.protocols import Editor
-from retouch_core.pipeline import Result, Retoucher
+from retouch_core.pipeline import Retoucher
 from retouch_core.recipes import Recipe, recipe
+from retouch_core.result import Result
 
 from ..judge import NOTHING, Judge, crops_of
 from ..world.icons import CLASSES, COLOUR_NAMES

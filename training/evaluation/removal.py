@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from retouch_core.pipeline import Result, Retoucher
+from retouch_core.pipeline import Retoucher
+from retouch_core.result import Result
 
 from ..judge import NOTHING, Judge, grounds_of
 from ..world.grounds import GROUND_NAMES

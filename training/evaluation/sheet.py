@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from retouch_core.pipeline import Result
+from retouch_core.result import Result
 
 from .cases import Case
 

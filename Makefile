@@ -52,4 +52,4 @@ ablations: $(STAMP)
 	$(PY) -m training.ablations.comparison $(if $(FULL),--full -o docs/recipes/comparison_full.md)
 
 bench: $(STAMP)
-	$(PY) -m benchmarks.retouch_time
+	$(PY) -m benchmarks $(if $(LONG),--long)

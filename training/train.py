@@ -2,7 +2,7 @@
 
 python -m training.train [--only autoencoder decoder polish scorer calibrate referrer inpaint blended judge] [--fresh]
 
-Interrupted runs go on where they were. On two CPU cores the whole takes about five hours.
+Interrupted runs go on where they were. On two CPU cores the whole takes about six hours.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PARTS = {
     "scorer": ("scorer",),
     "calibrate": ("calibrate",),
     "referrer": ("referrer",),
-    "inpaint": ("denoiser", "--kind", "inpaint"),
-    "blended": ("denoiser", "--kind", "blended", "--start", "inpaint"),
+    "inpaint": ("denoiser", "--kind", "inpaint", "--minutes", "115"),
+    "blended": ("denoiser", "--kind", "blended", "--start", "inpaint", "--minutes", "80"),
     "judge": ("judge",),
 }
 """Each part's module and arguments, in this order: the scorer sees pictures through the autoencoder, and its text tower

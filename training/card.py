@@ -38,7 +38,7 @@ TRAINED = (
 PARTS = {
     "vae": "`AutoencoderTiny`, default layout: 64 wide, 4 latent channels, 8x down",
     "clip": "`CLIPModel`: vision 64 px, patch 8, width 128 x 4; text width 128 x 3, 16 tokens; projection 128",
-    "referrer": "U-Net-like decoder over the frozen image tower of `clip/`, steered by a phrase's embedding: where it is meant",
+    "referrer": "after CLIPSeg: taps of the frozen image tower of `clip/`, FiLM by the phrase's embedding, a light decoder",
     "unet_inpaint": "`UNet2DConditionModel`, 9 to 4 channels, widths 64 and 128, cross-attention on both levels, v-prediction",
     "unet_blended": "the same with 4 channels, for blended sampling: it sees neither mask nor masked picture",
 }

@@ -23,6 +23,7 @@ class TextRetouch(ComfyExtension):
         from .masks_to_regions import RetouchMasksToRegions
         from .measure import RetouchMeasure
         from .noise_contrast_mask import RetouchNoiseContrastMask
+        from .prune_candidates import RetouchPruneCandidates
         from .rank_candidates import RetouchRankCandidates
         from .referring_segment import RetouchReferringSegment
         from .region_sampler import RetouchRegionSampler
@@ -50,4 +51,5 @@ class TextRetouch(ComfyExtension):
             RetouchMeasure,
             RetouchReferringSegment,
             RetouchNoiseContrastMask,
+            RetouchPruneCandidates,
         ]

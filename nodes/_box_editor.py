@@ -32,10 +32,8 @@ class BoxEditor:
         masks = box_masks(boxes, (image.shape[1], image.shape[2])).to(image)
         scene = prepare(image, masks, self._model, self._vae, self._latent, self._notes)
         self._latent = {"samples": scene.latents[:1]}
-        samples, pictures, size = repaint(
-            scene, self._model, self._vae, self._conds, self._widgets, self._notes
-        )
-        made, _ = paste(scene, self._vae, samples, pictures, size)
+        done = repaint(scene, self._model, self._vae, self._conds, self._widgets, self._notes)
+        made, _ = paste(scene, self._vae, done.samples, done.rows, done.size)
         return made
 
 

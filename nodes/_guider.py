@@ -25,6 +25,8 @@ class ConditionalCFGGuider(comfy.samplers.CFGGuider):
 
     losses: HostLosses | None = None
     run: Run | None = None
+    schedule: Tensor | None = None
+    """All levels of the run, where `sample` is given a part of them."""
 
     def set_conds(self, target: Any, referring: Any = None, empty: Any = None) -> None:
         """CONDITIONING for what should appear, for what is there now, and the empty prompt's.
@@ -68,7 +70,8 @@ class ConditionalCFGGuider(comfy.samplers.CFGGuider):
         """The host's own, with the losses of this run around its predictions."""
         if self.losses is not None and len(sigmas) > 1:
             latents = latent_image.expand(len(noise), *latent_image.shape[1:])
-            self.run = Run(self.losses, self.model_patcher, latents, denoise_mask, sigmas)
+            levels = sigmas if self.schedule is None else self.schedule
+            self.run = Run(self.losses, self.model_patcher, latents, denoise_mask, levels)
         try:
             sampled: Tensor = super().sample(
                 noise, latent_image, sampler, sigmas, denoise_mask, *args, **named

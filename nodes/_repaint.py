@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.samplers
 import torch
 from torch import Tensor
 
 from ..retouch_core.editing.composite import composite
+from ..retouch_core.editing.halving import Cut, cuts_of
 from ..retouch_core.editing.loss_terms import Guidance
 from ..retouch_core.report import plain
 from ..retouch_core.tensors.checks import check_batches, check_image, check_range, clamped, fit_mask
@@ -19,6 +21,7 @@ from . import _conditioning, _host, _latents, _sampling
 from ._guider import ConditionalCFGGuider, guider_of
 from ._kept import Keep
 from ._losses import HostLosses
+from ._pruning import Pruning, over_source, sample_pruned
 
 INPAINT_INPUTS = ["masked", "unmasked"]
 MAX_CFG = 100.0
@@ -134,6 +137,16 @@ def shown_picture(scene: Scene, model: Any, vae: Any, inpaint_input: str) -> Ten
     return _latents.encode(vae, model, picture)
 
 
+class Repainted(NamedTuple):
+    """Latents [N,C,...], the picture of each row, picture after picture, how many rows went in one call, and, where some
+    were given up, how many steps each candidate lived."""
+
+    samples: Tensor
+    rows: list[int]
+    size: int
+    lived: list[int] | None
+
+
 def repaint(
     scene: Scene,
     model: Any,
@@ -142,11 +155,11 @@ def repaint(
     widgets: Widgets,
     notes: list[str],
     guidance: Guidance | None = None,
-) -> tuple[Tensor, list[int], int]:
+    pruning: Pruning | None = None,
+) -> Repainted:
     """Sample the candidates of every picture whose mask opens anything, led by the losses of `guidance` if any.
 
-    Returns:
-        latents [N,C,...], the picture of each row, picture after picture, and how many rows went in one call.
+    With `pruning` only the most promising candidates of each picture run through all of the steps.
     """
     opened = [k for k in range(len(scene.latents)) if scene.cells[k].any()]
     pictures = [k for k in opened for _ in range(widgets.candidates)]
@@ -166,8 +179,8 @@ def repaint(
     strict = _sampling.keeping_closed(model)
     mask = _latents.like_latent(scene.soft[pictures] if own else cells, source)
 
-    def guider_for(rows: range) -> ConditionalCFGGuider:
-        part = slice(rows.start, rows.stop)
+    def guider_for(rows: Sequence[int]) -> ConditionalCFGGuider:
+        part = list(rows)
         held = conds
         if shown is not None:
             seen, hole = shown[part], _latents.like_latent(cells, source)[part]
@@ -176,21 +189,55 @@ def repaint(
         losses = None
         if guidance is not None:
             shares = scene.mask.expand(len(scene.image), -1, -1)
-            losses = HostLosses(guidance, vae, scene.image, shares, pictures[part])
-        return guider_of(strict, target, referring, empty, widgets.cfg, widgets.lam, losses)
+            losses = HostLosses(guidance, vae, scene.image, shares, [pictures[k] for k in part])
+        guider = guider_of(strict, target, referring, empty, widgets.cfg, widgets.lam, losses)
+        guider.schedule = sigmas
+        return guider
+
+    def judge(estimates: Tensor, rows: Sequence[int]) -> Tensor:
+        assert pruning is not None
+        part = list(rows)
+        made = model.model.process_latent_out(estimates.float())
+        made = torch.where(_latents.like_latent(cells[part], source) > 0, made.to(source), source[part])
+        frame = (scene.image.shape[1], scene.image.shape[2])
+        found = []
+        for picture in dict.fromkeys(pictures[k] for k in part):
+            mine = [place for place, k in enumerate(part) if pictures[k] == picture]
+            before = scene.image[picture : picture + 1].clamp(0, 1)
+            area = scene.of_rows(scene.mask, [picture])
+            painted = torch.cat([_latents.decode(vae, made[k : k + 1], frame) for k in mine])
+            found.append(pruning.scores(before, over_source(before, painted, area), area).cpu())
+        return torch.cat(found)
 
     whole = bool((mask == 1).all())
+    cuts: tuple[Cut, ...] = ()
+    if pruning is not None and source.ndim == 4:
+        cuts = cuts_of(pruning.points, len(sigmas) - 1, widgets.candidates)
+    elif pruning is not None:
+        notes.append("pruning ranks pictures, not video, so every candidate was painted to the end")
     try:
-        samples, size = _sampling.sample_rows(
-            strict, guider_for, source, None if whole else mask, seeds, widgets.sampler, sigmas
+        done = sample_pruned(
+            strict,
+            guider_for,
+            source,
+            None if whole else mask,
+            seeds,
+            pictures,
+            widgets.sampler,
+            sigmas,
+            cuts,
+            judge,
         )
     except RuntimeError as error:
         told = _conditioning.misfit(error)
         if told is None:
             raise
         raise told from error
+    samples, alive = done.samples, done.rows
     _conditioning.finite(samples, sigmas, widgets.cfg)
-    return torch.where(_latents.like_latent(cells, source) > 0, samples.to(source), source), pictures, size
+    opened_cells = _latents.like_latent(cells[alive], source)
+    samples = torch.where(opened_cells > 0, samples.to(source), source[alive])
+    return Repainted(samples, [pictures[k] for k in alive], done.size, done.lived if cuts else None)
 
 
 def paste(
@@ -238,6 +285,7 @@ def report_of(
     size: int,
     notes: list[str],
     guidance: Guidance | None = None,
+    lived: list[int] | None = None,
 ) -> str:
     """What was done, to read and to repeat: a sentence, then the values as JSON."""
     share = float((taken > 0).float().mean())
@@ -253,6 +301,9 @@ def report_of(
         "padded_to": list(scene.frame),
         "notes": list(dict.fromkeys(notes)),
     }
+    if lived is not None:
+        values["steps_lived"] = lived
+        said += f" {len(lived) - made} more were given up on the way."
     if guidance is not None:
         values["guidance"] = guidance.described()
     return said + "\n" + json.dumps(plain(values), indent=2, ensure_ascii=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -17,6 +18,8 @@ from ._host import check_cancelled
 
 SEEDS = 2**64
 """A generator takes seeds below this number; seed + k wraps around."""
+LEG_SEEDS = 1_000_003
+"""Draws of a run's legs stay apart for as many seeds."""
 MAX_SCHEDULE = 100_000
 """Longest schedule that is computed; the host makes steps / denoise levels and keeps the last."""
 
@@ -102,66 +105,105 @@ def rows_at_once(model: Any, shape: tuple[int, ...], sampler: str) -> int:
     return next((rows for rows in range(shape[0], 1, -1) if need(rows) <= free), 1)
 
 
+@dataclass(frozen=True)
+class Leg:
+    """A part of the schedule that a set of rows walks, and where it lies in the whole run.
+
+    noise: [N,C,...] that puts every row where the leg before left it; None begins at the rows' own noise.
+    before, of: rows of all steps that were done before, and that the whole run has, for the progress.
+    watched: whether the last clean estimates are wanted.
+    """
+
+    noise: Tensor | None = None
+    before: int = 0
+    of: int = 0
+    watched: bool = False
+
+
+@dataclass
+class Sampled:
+    """Latents [N,C,...], the last clean estimates where they were wanted, and how many rows went through one call."""
+
+    samples: Tensor
+    estimates: Tensor | None
+    size: int
+
+
+def own_noise(latents: Tensor, seeds: Sequence[int]) -> Tensor:
+    """The host's noise for every row [N,C,...], each with its own seed."""
+    return torch.cat([comfy.sample.prepare_noise(latents[k : k + 1], seed) for k, seed in enumerate(seeds)])
+
+
 def sample_rows(
     model: Any,
     guider_for: GuiderFor,
     latents: Tensor,
     mask: Tensor | None,
-    seeds: list[int],
+    seeds: Sequence[int],
     sampler: str,
     sigmas: Tensor,
-) -> tuple[Tensor, int]:
-    """Every row of `latents` [N,C,...] sampled with its own seed, and how many went through one call.
+    leg: Leg | None = None,
+    size: int | None = None,
+) -> Sampled:
+    """Every row of `latents` [N,C,...] sampled with its own seed.
 
     Args:
         model: the MODEL that the guiders hold.
         guider_for: rows -> a guider with their conditionings.
         mask: [N,1,...] in 0..1, shaped like the latents; None opens everything.
         seeds: one per row.
-        sigmas: levels of the run.
+        sigmas: levels of the leg.
+        leg: None where it is the whole run.
+        size: rows at once; None: as many as sampler and memory take.
 
     Raises:
         InterruptProcessingException: the artist cancelled.
     """
     total, steps = len(latents), max(1, len(sigmas) - 1)
-    size = rows_at_once(model, tuple(latents.shape), sampler)
-    show = latent_preview.prepare_callback(model, total * steps)
-    done: list[Tensor] = []
+    leg = leg or Leg(of=total * steps)
+    size = size or rows_at_once(model, tuple(latents.shape), sampler)
+    show = latent_preview.prepare_callback(model, leg.of)
+    done: list[tuple[Tensor, Tensor | None]] = []
     first = 0
     while first < total:
         check_cancelled()
         rows = range(first, min(first + size, total))
-        made = _call(guider_for(rows), latents, mask, seeds, sampler, sigmas, rows, show)
+        made = _call(guider_for(rows), latents, mask, seeds, sampler, sigmas, rows, leg, show)
         if made is None:
             size = max(1, len(rows) // 2)
             comfy.model_management.soft_empty_cache()
             continue
         done.append(made)
         first = rows.stop
-    return torch.cat(done), size
+    estimates = [estimate for _, estimate in done if estimate is not None]
+    return Sampled(torch.cat([x for x, _ in done]), torch.cat(estimates) if estimates else None, size)
 
 
 def _call(
     guider: Any,
     latents: Tensor,
     mask: Tensor | None,
-    seeds: list[int],
+    seeds: Sequence[int],
     sampler: str,
     sigmas: Tensor,
     rows: range,
+    leg: Leg,
     show: Callable[[int, Tensor, Tensor, int], None],
-) -> Tensor | None:
+) -> tuple[Tensor, Tensor | None] | None:
     """One call of the sampler; None where the device has no memory for so many rows."""
     part = slice(rows.start, rows.stop)
     steps = max(1, len(sigmas) - 1)
+    seen: list[Tensor] = []
 
     def after_step(step: int, x0: Tensor, x: Tensor, _: int) -> None:
         check_cancelled()
+        if leg.watched:
+            seen[:] = [x0]
         # Adaptive samplers take more steps than the schedule has.
-        reached = steps * rows.start + min(step + 1, steps) * len(rows)
-        show(reached - 1, x0, x, steps * len(latents))
+        reached = leg.before + steps * rows.start + min(step + 1, steps) * len(rows)
+        show(reached - 1, x0, x, leg.of)
 
-    noise = torch.cat([comfy.sample.prepare_noise(latents[k : k + 1], seeds[k]) for k in rows])
+    noise = own_noise(latents[part], seeds[part]) if leg.noise is None else leg.noise[part]
     try:
         samples = guider.sample(
             noise,
@@ -171,8 +213,8 @@ def _call(
             denoise_mask=None if mask is None else mask[part],
             callback=after_step,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            # Samplers draw from seed + 1, which the last seed of all does not have.
-            seed=seeds[rows.start] % (SEEDS - 1),
+            # Samplers draw from seed + 1, which the last seed of all does not have; each leg draws anew.
+            seed=(seeds[rows.start] + LEG_SEEDS * leg.before) % (SEEDS - 1),
         )
     except comfy.model_management.InterruptProcessingException:
         raise
@@ -180,7 +222,7 @@ def _call(
         if len(rows) == 1 or not _out_of_memory(error):
             raise
         return None
-    return samples.to(latents.device)
+    return samples.to(latents.device), seen[0].to(latents) if seen else None
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -12,6 +12,7 @@ Segmenter = io.Custom("RETOUCH_SEGMENTER")
 Scorer = io.Custom("RETOUCH_SCORER")
 Referrer = io.Custom("RETOUCH_REFERRER")
 Guidance = io.Custom("RETOUCH_GUIDANCE")
+Pruning = io.Custom("RETOUCH_PRUNING")
 Crop = io.Custom("RETOUCH_CROP")
 
 CATEGORY = "Text Retouch"

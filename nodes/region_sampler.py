@@ -13,6 +13,7 @@ from . import _conditioning, _crops, _host, _latents, _types
 from ._kept import CHANGE_MIN, Keep, keep_of
 from ._kept import inputs as kept_inputs
 from ._losses import check_guidance
+from ._pruning import check_pruning
 from ._repaint import (
     INPAINT_INPUTS,
     MAX_CANDIDATES,
@@ -142,6 +143,12 @@ class RetouchRegionSampler(io.ComfyNode):
                     "out before and put back after sampling, so that a huge picture costs what the region costs; "
                     "auto takes the model's own size. latent is then of the crop.",
                 ),
+                _types.Pruning.Input(
+                    "pruning",
+                    optional=True,
+                    tooltip="Makes many candidates for less: the less promising are given up on the way; of Prune "
+                    "Candidates.",
+                ),
             ],
             outputs=[
                 io.Image.Output("candidates", tooltip="One picture per candidate, finished."),
@@ -184,11 +191,12 @@ class RetouchRegionSampler(io.ComfyNode):
         change_min: float = CHANGE_MIN,
         guidance: Any = None,
         work_size: str = _crops.FULL,
+        pruning: Any = None,
     ) -> io.NodeOutput:
         """Encode, sample inside the mask, decode and paste."""
         widgets = Widgets(seed, steps, cfg, sampler_name, scheduler, denoise, lam, candidates, inpaint_input)
         conds = [target, referring, empty]
-        guidance = check_guidance(guidance)
+        guidance, pruning = check_guidance(guidance), check_pruning(pruning)
         for name, cond in zip(("target", "referring", "empty"), conds, strict=True):
             if cond is not None or name == "target":
                 _conditioning.check_conditioning(cond, name)
@@ -202,7 +210,9 @@ class RetouchRegionSampler(io.ComfyNode):
                 pictures, frame, pasted = len(crops.source), (image.shape[1], image.shape[2]), crops.mask
             keep = keep_of(region, change_min, pictures, frame, notes)
             if scene.cells.any():
-                samples, rows, size = repaint(scene, model, vae, conds, widgets, notes, guidance)
+                samples, rows, size, lived = repaint(
+                    scene, model, vae, conds, widgets, notes, guidance, pruning
+                )
                 if crops is None:
                     made, taken = paste(scene, vae, samples, rows, size, keep)
                     pasted, of = union_of(scene, taken, rows) if keep else taken, rows
@@ -213,12 +223,12 @@ class RetouchRegionSampler(io.ComfyNode):
                     )
             else:
                 notes.append("the mask is empty, so image comes back unchanged; nothing was sampled")
-                samples, rows, size = scene.latents, list(range(len(scene.latents))), 0
+                samples, rows, size, lived = scene.latents, list(range(len(scene.latents))), 0, None
                 made, of = scene.image if crops is None else crops.source[..., :3], rows
         opened = _latents.in_pixels(scene.cells, scene.cell)[rows]
         return io.NodeOutput(
             _host.to_wire(made),
             {"samples": samples, "noise_mask": opened},
             _host.to_wire(scene.of_rows(pasted, of)),
-            report_of(scene, widgets, pasted, len(made) if size else 0, size, notes, guidance),
+            report_of(scene, widgets, pasted, len(made) if size else 0, size, notes, guidance, lived),
         )

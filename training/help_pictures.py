@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -183,6 +184,36 @@ class Pictures:
             ]
         ]
 
+    def prune_candidates(self) -> list[list[Panel]]:
+        looks: list[Tensor] = []
+
+        class Watched(Retoucher):
+            def _judge_of(self, *given: Any) -> Callable[[Tensor], Tensor]:
+                judge = super()._judge_of(*given)
+
+                def watched(seen: Tensor) -> Tensor:
+                    looks.append(seen)
+                    return judge(seen)
+
+                return watched
+
+        own = self.retoucher
+        worker = Watched(own.segmenter, own.scorer, own.editor, own.plain, own.referrer)
+        made = worker.retouch(
+            self.image, QUERY, PROMPT, candidates=8, steps=20, prune=((0.2, 0.5), (0.5, 0.25))
+        )
+        (stage,) = [entry for entry in made.report.stages if entry["stage"] == "prune"]
+        (lived,) = stage["steps_lived"]
+        first = [panel(one, f"{k + 1}: after 4 of 20 steps", lived[k] > 4) for k, one in enumerate(looks[0])]
+        alive = [k for k, steps in enumerate(lived) if steps > 4]
+        second = [
+            panel(one, f"{k + 1}: after 10", lived[k] > 10) for k, one in zip(alive, looks[1], strict=True)
+        ]
+        last = [
+            panel(one, f"{k + 1}: done") for k, one in zip(stage["kept"][0], made.candidates, strict=True)
+        ]
+        return [first[:4], first[4:], second, last]
+
     def found(self, settings: str, query: str, prompt: str = PROMPT) -> Regions:
         """The regions that a recipe finds."""
         worker = self.retoucher
@@ -213,6 +244,7 @@ NAMES = (
     "crop_region",
     "stitch_region",
     "guidance",
+    "prune_candidates",
 )
 
 

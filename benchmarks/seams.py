@@ -1,0 +1,102 @@
+"""Whether a seam shows: identity edits (the same content through the model) and real edits, with the defaults.
+
+An identity edit encodes and decodes the picture and lays that over it by the mask that the default recipe would use; what
+shows is the model's own error. Real edits are those of the default recipe on test scenes. Steps are mean differences of
+neighbouring pixels across the outline, held against those that the picture has there anyway (`metrics.seam`).
+
+    python -m benchmarks.seams
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from retouch_core.editing.colour_match import match_colours
+from retouch_core.editing.composite import MODES, composite
+from retouch_core.metrics.seam import Seam, seam
+from retouch_core.pipeline import Retoucher
+from retouch_core.recipes import DEFAULT, recipe
+from retouch_core.regions.edit_mask import edit_mask
+from training.evaluation.cases import edits
+
+LEVEL = 1 / 255
+SIDE = 128
+
+
+def grounds() -> dict[str, Tensor]:
+    """Name -> IMAGE [1,128,128,3]."""
+    generator = torch.Generator().manual_seed(2)
+    ramp = torch.linspace(0.2, 0.8, SIDE)
+    noise = torch.rand(SIDE, SIDE, 3, generator=generator)
+    frequency = torch.fft.fftfreq(SIDE)[:, None].square() + torch.fft.rfftfreq(SIDE)[None].square()
+    fall = frequency.clamp(min=1 / SIDE**2).rsqrt()[..., None]
+    white = torch.randn(SIDE, SIDE, 3, generator=generator)
+    natural = torch.fft.irfft2(torch.fft.rfft2(white, dim=(0, 1)) * fall, s=(SIDE, SIDE), dim=(0, 1))
+    found = {
+        "flat": torch.tensor([0.45, 0.6, 0.5]).expand(SIDE, SIDE, 3),
+        "gradient": (ramp[:, None, None] * torch.tensor([1.0, 0.8, 0.6])).expand(SIDE, SIDE, 3),
+        "noise": 0.5 + 0.2 * (noise - 0.5),
+        "photograph-like (1/f)": (0.5 + 0.15 * natural / natural.std()).clamp(0, 1),
+    }
+    return {name: picture[None].contiguous() for name, picture in found.items()}
+
+
+def disc() -> Tensor:
+    """MASK [1,128,128] of a thing in the middle."""
+    along = torch.arange(SIDE) - SIDE // 2
+    return (along[:, None].square() + along[None].square() < 20**2).float()[None]
+
+
+def line(name: str, seams: list[Seam]) -> str:
+    """Means over several pictures, in levels of 255."""
+    step, natural, shift = (
+        statistics.mean(getattr(one, part) for one in seams) / LEVEL
+        for part in ("step", "natural", "colour_shift")
+    )
+    return f"{name:<44} {step:6.2f} {natural:8.2f} {shift:8.2f}"
+
+
+def main() -> int:
+    """Print the table; 1 where an identity edit shows with the default mode."""
+    parser = argparse.ArgumentParser(prog="benchmarks.seams")
+    parser.add_argument("--scenes", type=int, default=24)
+    options = parser.parse_args()
+    retoucher = Retoucher.embedded()
+    settings, editor = recipe(DEFAULT), retoucher.editor
+    mask = edit_mask(
+        disc(),
+        torch.zeros(1, SIDE, SIDE),
+        cell=editor.cell,
+        shape=settings.shape,
+        dilate=settings.dilate,
+        fade=round(settings.feather * SIDE),
+    ).composite
+    print(f"{'levels of 255':<44} {'step':>6} {'natural':>8} {'shift':>8}")
+    missed = False
+    ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        **{mode: lambda a, b, mode=mode: composite(a, b, mask, mode=mode) for mode in MODES},  # type: ignore[misc]
+        "feather, colours matched": lambda a, b: composite(a, match_colours(a, b, mask)[0], mask),
+    }
+    for ground, image in grounds().items():
+        made = editor.decode(editor.encode(image))
+        for way, lay in ways.items():
+            (found,) = seam(image, lay(image, made), mask)
+            print(line(f"identity, {ground}, {way}", [found]))
+            if way == "feather":
+                missed |= found.step > max(1.2 * found.natural, LEVEL)
+    real = []
+    for case in edits("test", options.scenes):
+        made = retoucher.retouch(case.image, case.query, case.prompt, candidates=1)
+        if len(made):
+            real += seam(case.image, made.image, made.mask)
+    print(line(f"real edits, {len(real)} test scenes, feather", real))
+    return int(missed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -91,9 +91,9 @@ def main() -> int:
                 missed |= found.step > max(1.2 * found.natural, LEVEL)
     real = []
     for case in edits("test", options.scenes):
-        made = retoucher.retouch(case.image, case.query, case.prompt, candidates=1)
-        if len(made):
-            real += seam(case.image, made.image, made.mask)
+        result = retoucher.retouch(case.image, case.query, case.prompt, candidates=1)
+        if len(result):
+            real += seam(case.image, result.image, result.mask)
     print(line(f"real edits, {len(real)} test scenes, feather", real))
     return int(missed)
 

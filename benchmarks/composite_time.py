@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -19,6 +18,8 @@ from torch import Tensor
 
 from retouch_core.editing.composite import composite
 from training.host_pack import import_host
+
+from .pairs import interleaved, told
 
 HEIGHT, WIDTH = 3000, 4000
 SAME = 1e-6
@@ -48,17 +49,11 @@ def main() -> int:
         runs: dict[str, Callable[[], Tensor]] = {"ours": ours, "theirs": theirs}
         if float((ours() - theirs()).abs().max()) > SAME:
             raise AssertionError("the two composites differ")
-        seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-        for pair in range(options.pairs):
-            for name in sorted(runs, reverse=bool(pair % 2)):
-                begun = time.perf_counter()
-                runs[name]()
-                seconds[name].append(time.perf_counter() - begun)
-        ratios = [a / b for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)]
+        seconds = interleaved(runs, options.pairs)
         print(
             f"region of {100 * share:g} % of {WIDTH}x{HEIGHT}: ours {statistics.median(seconds['ours']):.3f} s, "
-            f"ImageCompositeMasked {statistics.median(seconds['theirs']):.3f} s, median ratio "
-            f"{statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})"
+            f"ImageCompositeMasked {statistics.median(seconds['theirs']):.3f} s, "
+            f"{told(seconds['ours'], seconds['theirs'])}"
         )
     return 0
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor
 from training.host_pack import import_host, pack_module
 
 from .host_sampler_time import SEED, model_of
+from .pairs import interleaved, ratios, told
 
 GOAL = 1.03
 """Largest median ratio of times, ours to the chain's."""
@@ -104,26 +104,20 @@ def main() -> int:
     comfy.utils.set_progress_bar_enabled(False)
     vae = vae_of()
     run = sides(model_of(options.channels), vae, options.side, options.steps, options.cfg)
-    seconds: dict[str, list[float]] = {"ours": [], "chain": []}
     with torch.inference_mode():
         results = {name: chain() for name, chain in run.items()}
         difference = float((results["ours"] - results["chain"]).abs().max())
         if difference > SAME:
             raise AssertionError(f"the two pictures differ by {difference:.1e}")
-        for pair in range(options.pairs):
-            for name in sorted(run, reverse=bool(pair % 2)):
-                began = time.perf_counter()
-                run[name]()
-                seconds[name].append(time.perf_counter() - began)
-    ratios = [a / b for a, b in zip(seconds["ours"], seconds["chain"], strict=True)]
-    ratio = statistics.median(ratios)
+        seconds = interleaved(run, options.pairs)
+    ratio = statistics.median(ratios(seconds["ours"], seconds["chain"]))
     print(
         f"ComfyUI {comfyui_version.__version__} ({place.name}), {torch.get_num_threads()} threads: {options.channels} "
         f"channels, {options.side} px, {options.steps} steps, cfg {options.cfg:g}; pictures differ by {difference:.1e}"
     )
     print(
         f"ours {statistics.median(seconds['ours']):.3f} s, chain {statistics.median(seconds['chain']):.3f} s, "
-        f"median ratio {ratio:.3f} over {options.pairs} pairs (from {min(ratios):.3f} to {max(ratios):.3f}), goal {GOAL}"
+        f"{told(seconds['ours'], seconds['chain'])}, goal {GOAL}"
     )
     return 0 if ratio <= GOAL else 1
 

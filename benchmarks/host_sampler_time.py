@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -21,6 +20,8 @@ import torch
 from torch import Tensor
 
 from training.host_pack import import_host, pack_module
+
+from .pairs import interleaved, ratios, told
 
 GOAL = 1.03
 """Largest median ratio of times, ours to the host's, without guidance."""
@@ -144,7 +145,6 @@ def main() -> int:
     comfy.utils.set_progress_bar_enabled(False)
     counter = Counter(model_of(options.channels))
     run = sides(counter.model, options.side, options.steps, options.batch, options.cfg)
-    seconds: dict[str, list[float]] = {"ours": [], "host": []}
     with torch.inference_mode():
         calls, results = {}, {}
         for name, sampling in run.items():
@@ -153,13 +153,8 @@ def main() -> int:
             calls[name] = counter.calls
         assert calls["ours"] == calls["host"], calls
         difference = float((results["ours"] - results["host"]).abs().max())
-        for pair in range(options.pairs):
-            for name in sorted(run, reverse=bool(pair % 2)):
-                began = time.perf_counter()
-                run[name]()
-                seconds[name].append(time.perf_counter() - began)
-    ratios = [ours / host for ours, host in zip(seconds["ours"], seconds["host"], strict=True)]
-    ratio = statistics.median(ratios)
+        seconds = interleaved(run, options.pairs)
+    ratio = statistics.median(ratios(seconds["ours"], seconds["host"]))
     print(
         f"ComfyUI {comfyui_version.__version__} ({place.name}), torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads: {options.steps} steps, batch {options.batch}, {options.side} px, "
@@ -167,7 +162,7 @@ def main() -> int:
     )
     print(
         f"ours {statistics.median(seconds['ours']):.3f} s, host {statistics.median(seconds['host']):.3f} s, "
-        f"median ratio {ratio:.3f} over {options.pairs} pairs (from {min(ratios):.3f} to {max(ratios):.3f}), goal {GOAL}"
+        f"{told(seconds['ours'], seconds['host'])}, goal {GOAL}"
     )
     return 0 if ratio <= GOAL else 1
 

@@ -15,8 +15,8 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +24,9 @@ from torch import Tensor
 
 from retouch_core.pipeline import Retoucher
 from retouch_core.recipes import recipe
+from retouch_core.result import Result
+
+from .pairs import interleaved, ratios, told
 
 SMALL, LARGE = 512, 4096
 GOAL_TIME, GOAL_MEMORY = 1.15, 600
@@ -94,19 +97,26 @@ def worker(channels: int) -> Retoucher:
     return Retoucher(parts.segmenter, parts.scorer, editor_of(channels))
 
 
-def once(retoucher: Retoucher, image: Tensor, mask: Tensor, steps: int, candidates: int) -> float:
-    """Seconds of one retouch; the outside must be the source's."""
-    settings = replace(recipe("default"), work_size="auto", steps=steps)
-    begun = time.perf_counter()
-    result = retoucher.retouch(
-        image, "red star", "blue fish", recipe=settings, candidates=candidates, seed=SEED, mask=mask
+def once(retoucher: Retoucher, given: tuple[Tensor, Tensor], options: argparse.Namespace) -> Result:
+    """One retouch of picture and mask."""
+    image, mask = given
+    settings = replace(recipe("default"), work_size="auto", steps=options.steps)
+    return retoucher.retouch(
+        image,
+        "red star",
+        "blue fish",
+        recipe=settings,
+        candidates=options.candidates,
+        seed=SEED,
+        mask=mask,
     )
-    spent = time.perf_counter() - begun
-    # Row by row: a copy of all pixels outside would be the peak.
-    for made, old, held in zip(result.image[0], image[0], result.mask[0] == 0, strict=True):
+
+
+def check_outside(result: Result) -> None:
+    """Raise AssertionError unless the outside is the source's; row by row, as a copy of it would be the peak."""
+    for made, old, held in zip(result.image[0], result.source[0], result.mask[0] == 0, strict=True):
         if not torch.equal(made[held], old[held]):
             raise AssertionError("a pixel outside the mask differs from the source")
-    return spent
 
 
 def peak(options: argparse.Namespace, side: int) -> float:
@@ -128,29 +138,25 @@ def main() -> int:
     parser.add_argument("--peak", type=int, help="only do one retouch at this side and print the peak")
     options = parser.parse_args()
     if options.peak:
-        once(worker(options.channels), *picture(options.peak), options.steps, options.candidates)
+        check_outside(once(worker(options.channels), picture(options.peak), options))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return 0
     small, large = peak(options, SMALL), peak(options, LARGE)
     retoucher = worker(options.channels)
     pictures = {side: picture(side) for side in (SMALL, LARGE)}
-    times: dict[int, list[float]] = {SMALL: [], LARGE: []}
-    for pair in range(options.pairs + 1):
-        for side in sorted(pictures, reverse=bool(pair % 2)):
-            spent = once(retoucher, *pictures[side], options.steps, options.candidates)
-            times[side] += [spent] if pair else []
-    ratios = [b / a for a, b in zip(times[SMALL], times[LARGE], strict=True)]
-    ratio = statistics.median(ratios)
+    runs = {str(side): partial(once, retoucher, given, options) for side, given in pictures.items()}
+    for run in runs.values():
+        check_outside(run())
+    times = interleaved(runs, options.pairs)
+    here, there = times[str(SMALL)], times[str(LARGE)]
+    ratio = statistics.median(ratios(there, here))
     print(
         f"SD1.5's shape with {options.channels} channels, {options.steps} steps, {options.candidates} candidate(s), "
         f"{torch.get_num_threads()} threads"
     )
-    print(f"{SMALL} px: {statistics.median(times[SMALL]):.2f} s, peak {small:.0f} MB")
-    print(f"{LARGE} px: {statistics.median(times[LARGE]):.2f} s, peak {large:.0f} MB")
-    print(
-        f"time {ratio:.3f} (from {min(ratios):.3f} to {max(ratios):.3f} in {options.pairs} pairs), goal {GOAL_TIME}; "
-        f"memory {large - small:+.0f} MB, goal +{GOAL_MEMORY}"
-    )
+    print(f"{SMALL} px: {statistics.median(here):.2f} s, peak {small:.0f} MB")
+    print(f"{LARGE} px: {statistics.median(there):.2f} s, peak {large:.0f} MB")
+    print(f"time: {told(there, here)}, goal {GOAL_TIME}; memory {large - small:+.0f} MB, goal +{GOAL_MEMORY}")
     return 0 if ratio <= GOAL_TIME and large - small <= GOAL_MEMORY else 1
 
 

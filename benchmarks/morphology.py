@@ -13,7 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from retouch_core.regions.morphology import dilate_px, feather, fill_holes
 from training.host_pack import HostMissing, import_host
+
+from .pairs import interleaved, ratios
 
 GOALS = {"binary": 50.0, "soft": 8.0}
 """Smallest median ratio of times, the host's to ours, at 12 megapixels and r = 64."""
@@ -67,26 +69,13 @@ def copied_grow(mask: Tensor, radius: int) -> Tensor:
     return torch.from_numpy(values)[None]
 
 
-def pairs(
-    ours: Callable[[], Any], theirs: Callable[[], Any], count: int, clock: Callable[[], float]
-) -> tuple[list[float], list[float]]:
-    """Seconds of both, interleaved in changing order; the first run of each must have been made before."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for pair in range(count):
-        for side in (0, 1) if pair % 2 == 0 else (1, 0):
-            began = clock()
-            (ours, theirs)[side]()
-            seconds[side].append(clock() - began)
-    return seconds
-
-
 def told(name: str, ours: list[float], theirs: list[float], goal: str) -> float:
     """Print one line and return the median ratio."""
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    middle = statistics.median(ratios)
+    found = ratios(theirs, ours)
+    middle = statistics.median(found)
     print(
         f"{name:<34} {1000 * statistics.median(ours):8.1f} ms {1000 * statistics.median(theirs):9.1f} ms   "
-        f"{middle:7.2f}x ({min(ratios):.2f} to {max(ratios):.2f})   {goal}"
+        f"{middle:7.2f}x ({min(found):.2f} to {max(found):.2f})   {goal}"
     )
     return middle
 
@@ -127,8 +116,11 @@ def main() -> int:
         if not torch.equal(ours(), theirs()):
             print(f"{kind}: the outputs differ")
             return 1
-        took = pairs(ours, theirs, options.pairs, clock)
-        good &= told(f"dilate {kind}, r={options.radius}", *took, f"goal {goal:g}x") >= goal
+        took = interleaved({"ours": ours, "theirs": theirs}, options.pairs, clock)
+        good &= (
+            told(f"dilate {kind}, r={options.radius}", took["ours"], took["theirs"], f"goal {goal:g}x")
+            >= goal
+        )
     print(f"\nours at r={SMALL}, then at r={LARGE}; ratio large / small")
     steps: dict[str, tuple[Callable[[Tensor, int], Tensor], str]] = {
         "dilate binary": (dilate_px, "binary"),
@@ -140,17 +132,13 @@ def main() -> int:
     for name, (step, kind) in steps.items():
         mask = picture_mask(options.height, options.width, kind)
         step(mask, SMALL), step(mask, LARGE)
-        took = pairs(
-            lambda m=mask, s=step: s(m, SMALL),  # type: ignore[misc]
-            lambda m=mask, s=step: s(m, LARGE),  # type: ignore[misc]
-            options.pairs,
-            clock,
-        )
-        good &= told(name, *took, f"goal at most {GROWTH:g}x") <= GROWTH
+        runs = {"small": partial(step, mask, SMALL), "large": partial(step, mask, LARGE)}
+        took = interleaved(runs, options.pairs, clock)
+        good &= told(name, took["small"], took["large"], f"goal at most {GROWTH:g}x") <= GROWTH
     mask = picture_mask(options.height, options.width, "binary")
     fill_holes(mask)
-    took = pairs(lambda: fill_holes(mask), lambda: mask.clone(), options.pairs, clock)
-    print(f"\nfill_holes binary {1000 * statistics.median(took[0]):.1f} ms")
+    filling = interleaved({"fill": partial(fill_holes, mask)}, options.pairs, clock)["fill"]
+    print(f"\nfill_holes binary {1000 * statistics.median(filling):.1f} ms")
     return 0 if good else 1
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -30,3 +34,26 @@ def pack(comfy: Path) -> Callable[[str], ModuleType]:
     from training.host_pack import pack_module
 
     return pack_module
+
+
+@pytest.fixture(scope="session")
+def tiny(comfy: Path) -> ModuleType:
+    """`small_models`: the host's own networks, small and with random weights, built anew by every call."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        return importlib.import_module("small_models")
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.fixture(scope="session")
+def small(tiny: ModuleType) -> Any:
+    """The same with each model and VAE built once, for tests that leave them as they are."""
+    return SimpleNamespace(
+        **{name: value for name, value in vars(tiny).items() if not name.startswith("_")}
+        | {
+            "model": functools.cache(tiny.model),
+            "vae": functools.cache(tiny.vae),
+            "video_vae": tiny.VideoVAE(),
+        }
+    )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,15 +15,6 @@ pytestmark = pytest.mark.host
 
 SCALE = 7.5
 SHAPES = {"plain": (2, 4, 8, 8), "flow": (2, 4, 8, 6), "video": (2, 4, 3, 8, 6)}
-
-
-@pytest.fixture(scope="module")
-def tiny(comfy: Path) -> ModuleType:
-    sys.path.insert(0, str(Path(__file__).parent))
-    try:
-        return importlib.import_module("small_models")
-    finally:
-        sys.path.pop(0)
 
 
 @pytest.fixture(params=sorted(SHAPES))

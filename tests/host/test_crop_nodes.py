@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -158,16 +157,6 @@ def test_what_does_not_fit_is_one_sentence(cut: Any, stitch: Any) -> None:
         lambda: cut(image.repeat(2, 1, 1, 1), mask.repeat(3, 1, 1)),
         "mask has batch 3 but image has batch 2",
     )
-
-
-@pytest.fixture(scope="module")
-def small(comfy: Path) -> Any:
-    sys.path.insert(0, str(Path(__file__).parent))
-    try:
-        import small_models
-    finally:
-        sys.path.pop(0)
-    return small_models
 
 
 @pytest.fixture(scope="module")

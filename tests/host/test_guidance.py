@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,24 +35,6 @@ class Colours:
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         return ()
-
-
-@pytest.fixture(scope="module")
-def small(comfy: Path) -> Any:
-    sys.path.insert(0, str(Path(__file__).parent))
-    try:
-        import small_models
-    finally:
-        sys.path.pop(0)
-
-    class Models:
-        model = staticmethod(functools.cache(small_models.model))
-        vae = staticmethod(functools.cache(small_models.vae))
-        video_vae = small_models.VideoVAE()
-        conditioning = staticmethod(small_models.conditioning)
-        picture = staticmethod(small_models.picture)
-
-    return Models
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,15 +15,6 @@ from torch import Tensor
 pytestmark = pytest.mark.host
 
 Pack = Callable[[str], ModuleType]
-
-
-@pytest.fixture(scope="module")
-def tiny(comfy: Path) -> ModuleType:
-    sys.path.insert(0, str(Path(__file__).parent))
-    try:
-        return importlib.import_module("small_models")
-    finally:
-        sys.path.pop(0)
 
 
 @pytest.fixture(scope="module", autouse=True)

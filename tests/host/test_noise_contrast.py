@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,15 +14,6 @@ pytestmark = pytest.mark.host
 
 Pack = Callable[[str], ModuleType]
 SHAPES = {"plain": (1, 4, 8, 12), "flow": (1, 4, 8, 6), "video": (1, 4, 2, 8, 6), "inpaint": (1, 4, 8, 8)}
-
-
-@pytest.fixture(scope="module")
-def tiny(comfy: Path) -> ModuleType:
-    sys.path.insert(0, str(Path(__file__).parent))
-    try:
-        return importlib.import_module("small_models")
-    finally:
-        sys.path.pop(0)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,17 +21,12 @@ POINTS = {"first_at": 0.34, "first_keep": 0.5, "second_at": 0.67, "second_keep":
 """Of six steps and six candidates: three go on after two steps, two after four."""
 
 
-@pytest.fixture(scope="module")
-def small(comfy: Path) -> Iterator[Any]:
-    sys.path.insert(0, str(Path(__file__).parent))
-    try:
-        import small_models
-    finally:
-        sys.path.pop(0)
+@pytest.fixture(scope="module", autouse=True)
+def _quiet(comfy: Path) -> Iterator[None]:
     import comfy.utils
 
     comfy.utils.set_progress_bar_enabled(False)
-    yield small_models
+    yield
     comfy.utils.set_progress_bar_enabled(True)
 
 

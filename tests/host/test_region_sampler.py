@@ -19,28 +19,6 @@ Pack = Callable[[str], ModuleType]
 HEIGHT, WIDE = 72, 64
 
 
-@pytest.fixture(scope="module")
-def small(comfy: Path) -> Any:
-    """The small models; a model and a VAE are built once each."""
-    import functools
-    import sys
-
-    sys.path.insert(0, str(Path(__file__).parent))
-    try:
-        import small_models
-    finally:
-        sys.path.pop(0)
-
-    class Models:
-        model = staticmethod(functools.cache(small_models.model))
-        vae = staticmethod(functools.cache(small_models.vae))
-        video_vae = small_models.VideoVAE()
-        conditioning = staticmethod(small_models.conditioning)
-        picture = staticmethod(small_models.picture)
-
-    return Models
-
-
 @pytest.fixture(autouse=True)
 def _quiet(comfy: Path) -> Iterator[None]:
     """The host's Brownian noise warns of rounding."""

@@ -158,11 +158,11 @@ class Pictures:
 
     def stitch_region(self) -> list[list[Panel]]:
         plan = plan_crop(self.result.mask, WorkSize(64, 8))
-        made = self.retoucher.retouch(self.image, QUERY, PROMPT, work_size=64)
         return [
             [
-                panel(crop(made.image, plan)[0], "edited crop"),
-                panel(made.image[0], "stitched: the rest is the source"),
+                panel(crop(self.result.image, plan)[0], "edited crop"),
+                panel(self.result.mask[0], "mask"),
+                panel(self.result.image[0], "stitched: the rest is the source"),
             ]
         ]
 

@@ -90,6 +90,8 @@ icons of a wrong class reach. The halo is measured on ground that the edit could
 
 ## Choices made on tune scenes
 
+The curves of the recipe `default` were measured before the last run of the inpaint denoiser.
+
 {choices}
 
 The ranking was revised once after a first evaluation on the test scenes: ROM's localised score, the default until then,

@@ -47,7 +47,7 @@ def values(workflow: dict[str, Any]) -> dict[Any, Any]:
     """Widget values of every node, also of those in subgraphs."""
     graphs = [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]
     return {
-        (graph.get("name", ""), node["id"]): (node["type"], node.get("widgets_values"), node["mode"])
+        (graph.get("name", ""), node["id"]): (node["type"], node.get("widgets_values") or [], node["mode"])
         for graph in graphs
         for node in graph["nodes"]
     }

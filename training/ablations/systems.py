@@ -174,7 +174,9 @@ GUIDED = (
             scenes=0.1,
             full={"candidates": 1},
             recipe="s04_segformer_clip",
-            remark="Weights of pixels, taken over for latents as they are; the others stay at 1000.",
+            remark="Weights of pixels, taken over for latents as they are; the others stay at 1000. Where LPIPS's weights are "
+            "not on disk the perceptual term is a distance of the scorer's features, whose gradient disturbs the background "
+            "that the L2 term alone holds, the more the larger its weight.",
         )
         for short, symbol, name, values, claimed, said in (
             (

@@ -1,8 +1,8 @@
 """All benchmarks in one run, each in a process of its own: what we do beside what one would pick instead.
 
-make bench                          # about 25 minutes on two cores
+make bench
 python -m benchmarks --only retouch_time composite_time
-python -m benchmarks --long         # also those of half an hour: the pruning of 200 scenes, SD 1.5 at full width
+python -m benchmarks --long         # also the long ones: the pruning of 200 scenes, SD 1.5 at full width
 """
 
 from __future__ import annotations

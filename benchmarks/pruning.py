@@ -1,7 +1,7 @@
 """Best of many candidates with pruning against without: calls of the denoiser, and how often the best is right.
 
 Both runs share seeds, so scene by scene they differ in nothing but who was painted to the end. Scenes are drawn, masks
-exact, and the strict judge decides (class, colour and silhouette). About half an hour on two cores.
+exact, and the strict judge decides (class, colour and silhouette).
 
     python -m benchmarks.pruning
     python -m benchmarks.pruning --split tune --scenes 40 --prune 0.3 0.5 0.6 0.125

@@ -6,7 +6,8 @@ import functools
 import importlib
 import logging
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -57,3 +58,16 @@ def small(tiny: ModuleType) -> Any:
             "video_vae": tiny.VideoVAE(),
         }
     )
+
+
+@pytest.fixture
+def quiet_host(comfy: Path) -> Iterator[None]:
+    """No progress bars, and none of the host's warnings: its Brownian noise warns of rounding."""
+    import comfy.utils
+
+    before = comfy.utils.PROGRESS_BAR_ENABLED
+    comfy.utils.set_progress_bar_enabled(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    comfy.utils.set_progress_bar_enabled(before)

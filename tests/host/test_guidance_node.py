@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("quiet_host")]
 
 Pack = Callable[[str], ModuleType]
 SIDE = 64
@@ -35,18 +33,6 @@ class Colours:
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         return ()
-
-
-@pytest.fixture(autouse=True)
-def _quiet(comfy: Path) -> Iterator[None]:
-    import comfy.utils
-
-    before = comfy.utils.PROGRESS_BAR_ENABLED
-    comfy.utils.set_progress_bar_enabled(False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    comfy.utils.set_progress_bar_enabled(before)
 
 
 @pytest.fixture

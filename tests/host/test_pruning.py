@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -13,21 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("quiet_host")]
 
 Pack = Callable[[str], ModuleType]
 HEIGHT, WIDE = 64, 72
 POINTS = {"first_at": 0.34, "first_keep": 0.5, "second_at": 0.67, "second_keep": 0.34}
 """Of six steps and six candidates: three go on after two steps, two after four."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet(comfy: Path) -> Iterator[None]:
-    import comfy.utils
-
-    comfy.utils.set_progress_bar_enabled(False)
-    yield
-    comfy.utils.set_progress_bar_enabled(True)
 
 
 @pytest.fixture
@@ -51,9 +40,7 @@ def run(pack: Pack, small: Any) -> Callable[..., Any]:
             "steps": 6,
             "candidates": 6,
         }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            images, _, mask, report = node.execute(**defaults | given).result
+        images, _, mask, report = node.execute(**defaults | given).result
         return images, mask, json.loads(report.split("\n", 1)[1])
 
     return call
@@ -114,6 +101,21 @@ def test_every_picture_of_a_batch_keeps_as_many(run: Callable[..., Any], small: 
     outside = hole()[0] == 0
     for k, made in enumerate(cut):
         assert torch.equal(made[outside], images[k // 2][outside])
+
+
+def test_losses_lead_the_same_steps_with_and_without_cuts(
+    run: Callable[..., Any], pack: Pack, pruning: Any
+) -> None:
+    """The losses of a guidance end after a share of all steps, not of a leg's."""
+    terms = pack("retouch_core.editing.loss_terms")
+    weighed = terms.LossTerms("", None, scale=200.0, clip=0.0, perceptual=0.0, l2=1.0)
+    guidance = terms.Guidance((weighed,), path="linear", until=0.5)
+    every, _, _ = run(guidance=guidance)
+    cut, _, report = run(guidance=guidance, pruning=pruning)
+    kept = [k for k, steps in enumerate(report["steps_lived"]) if steps == 6]
+    torch.testing.assert_close(cut, every[kept], rtol=0, atol=1e-3)
+    plain, _, _ = run()
+    assert (plain[kept] - cut).abs().max() > 0.01, "losses that do nothing would pass in any case"
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "ddim"])

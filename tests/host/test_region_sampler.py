@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,23 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("quiet_host")]
 
 Pack = Callable[[str], ModuleType]
 HEIGHT, WIDE = 72, 64
-
-
-@pytest.fixture(autouse=True)
-def _quiet(comfy: Path) -> Iterator[None]:
-    """The host's Brownian noise warns of rounding."""
-    import comfy.utils
-
-    before = comfy.utils.PROGRESS_BAR_ENABLED
-    comfy.utils.set_progress_bar_enabled(False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    comfy.utils.set_progress_bar_enabled(before)
 
 
 @pytest.fixture

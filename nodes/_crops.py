@@ -170,6 +170,7 @@ def paste_crops(
             whole = mask.new_ones(1, *plan.work)
             own = keep.of(whole, painted, before, [row] * len(painted))
             mask = torch.minimum(mask, placed(uncrop_mask(own, plan), plan).to(mask))
+            painted = keep.detailed(painted, before, crop(crops.source[picture : picture + 1], plan))
             down, across = plan.part.slices
             seen = taken[picture, down, across]
             taken[picture, down, across] = torch.maximum(seen, mask.amax(0)[down, across])

@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..retouch_core.editing.changed import changed, tightened
+from ..retouch_core.editing.changed import changed, detailed, tightened
 from ..retouch_core.tensors.checks import check_batches, check_range, fit_mask
 
 CHANGE_MIN = 0.2
@@ -33,6 +33,10 @@ class Keep:
         core = self.region if pictures is None or len(self.region) == 1 else self.region[list(pictures)]
         what = changed(edited, before.to(edited), self.least)
         return tightened(mask, what.to(mask.device), core.to(mask))
+
+    def detailed(self, edited: Tensor, before: Tensor, source: Tensor) -> Tensor:
+        """`edited` [N,H,W,3] without the VAE's own error where it shows what `before`, the source through it, shows."""
+        return detailed(edited, before.to(edited), source[..., :3].to(edited), self.least)
 
 
 def inputs() -> list[io.Input]:

@@ -262,8 +262,10 @@ def paste(
         if keep is not None:
             for k in {*of} - {*restored}:
                 restored[k] = _latents.decode(vae, scene.latents[k : k + 1], (height, width)).to(painted)
-            mask = keep.of(mask, painted, torch.cat([restored[k] for k in of]), rows)
+            before = torch.cat([restored[k] for k in of])
+            mask = keep.of(mask, painted, before, rows)
             masks.append(mask)
+            painted = keep.detailed(painted, before, source)
         made.append(composite(source, painted, mask))
     return torch.cat(made), torch.cat(masks) if masks else scene.mask
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .editing.changed import changed, tightened
+from .editing.changed import changed, detailed, tightened
 from .editing.crop import CropPlan, crop, crop_mask, placed, stitch_parts, uncrop_mask
 from .editing.crop_plans import WorkSize, plan_crops, work_side
 from .editing.halving import check_points, cuts_of, rows_of
@@ -176,6 +176,7 @@ class Retoucher:
         guidance = losses_of(settings, shown, self.scorer, self.perceptual, run.seed)
         pieces: list[tuple[Tensor, CropPlan, Tensor]] = []
         opened: list[Tensor] = []
+        bare: list[Tensor] = []
         lived: list[Candidates] = []
         window = reduce(Box.__or__, (plan.box for plan, _ in areas))
         for plan, edit in areas:
@@ -201,10 +202,14 @@ class Retoucher:
                 own = uncrop_mask(edit.composite, plan).to(image)
                 own = own * (uncrop_mask(edit.painted, plan) > 0)
                 opened.append(placed(own, plan))
+                laid = made
                 if settings.change_min:
-                    what = _what_changed(editor.decode(z0), made, found, plan, settings.change_min)
+                    before = editor.decode(z0)
+                    what = _what_changed(before, made, found, plan, settings.change_min)
                     own = torch.minimum(own, what.to(image))
-                pieces.append((made.to(image), plan.within(window), own.expand(len(made), -1, -1)))
+                    laid = detailed(made, before, work.to(made), settings.change_min)
+                bare.append(made.to(image))
+                pieces.append((laid.to(image), plan.within(window), own.expand(len(made), -1, -1)))
         rows, columns = window.slices
         with run.clock("decode"):
             patches = stitch_parts(image[:, rows, columns], pieces)
@@ -234,7 +239,7 @@ class Retoucher:
             regions=found.regions,
             selected=found.selected,
             report=report,
-            painted=tuple((plan, made) for (plan, _), (made, _, _) in zip(areas, pieces, strict=True)),
+            painted=tuple((plan, made) for (plan, _), made in zip(areas, bare, strict=True)),
         )
 
     def _learned(self, image: Tensor, seen: Tensor, editor: Editor, run: _Run) -> Result:

@@ -37,7 +37,7 @@ class Recipe:
         dilate: odd kernel size k on ROM's 64x64 grid (6); 1 grows nothing.
         feather: share of the longer side over which the composite fades, inside the edited area.
         change_min: least difference of colour to the source that a candidate keeps; what differs less goes back to the
-            source (0 keeps all of the edited area).
+            source (0 keeps all of the edited area), and what of the autoencoder's own error is taken back fades with it.
         work_size: what the denoiser works on: `full`, the whole picture scaled to the model's size; `auto`, a crop around
             the region at the model's size, scaled down only where the region with its surroundings is larger; or a side
             in px for such a crop. Pictures that are no larger than that side are worked on as a whole.

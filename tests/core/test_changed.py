@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retouch_core.editing.changed import GROW, LOW_SHARE, changed, difference, tightened
+from retouch_core.editing.changed import (
+    DETAIL_SHARE,
+    GROW,
+    LOW_SHARE,
+    changed,
+    detailed,
+    difference,
+    tightened,
+)
 
 
 def flat(*, side: int = 32, value: float = 0.5) -> torch.Tensor:
@@ -48,6 +56,42 @@ def test_candidates_are_looked_at_one_by_one() -> None:
 
 def test_nothing_changed_is_nothing() -> None:
     assert not changed(flat(), flat(), 0.2).any()
+
+
+def test_what_shows_the_source_becomes_the_source_and_what_is_new_stays() -> None:
+    source = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(source.movedim(-1, 1), 3, 1, 1).movedim(1, -1)
+    same = detailed(blurred, blurred, source, 0.2)
+    assert (same - source).abs().max() <= 1e-6
+    new = blurred.clone()
+    new[:, 8:24, 8:24] = 0
+    kept = detailed(torch.cat([new, blurred]), blurred, source, 0.2)
+    far = difference(new, blurred)[0] >= 0.2
+    assert far[10:22, 10:22].all()
+    assert torch.equal(kept[0][far], new[0][far])
+    outside = difference(new, blurred)[0] == 0
+    assert (kept[0][outside] - source[0][outside]).abs().max() <= 1e-6
+    assert torch.equal(kept[1:], same)
+
+
+def test_the_detail_given_back_fades_with_the_difference() -> None:
+    source, before = flat(value=0.5), flat(value=0.4)
+    made = detailed(flat(value=0.41), before, source, 0.2)
+    assert float(made[0, 16, 16, 0]) == pytest.approx(
+        0.41 + (1 - 0.01 / (0.2 * DETAIL_SHARE)) * 0.1, abs=1e-5
+    )
+    assert torch.equal(detailed(flat(value=0.41), before, source, 0.0), flat(value=0.41))
+    assert torch.equal(detailed(flat(value=0.45), before, source, 0.2), flat(value=0.45))
+
+
+def test_nan_in_a_candidate_spoils_nothing_else() -> None:
+    before = flat(value=0.4)
+    broken = before.clone()
+    broken[0, 4, 4] = float("nan")
+    made = detailed(broken, before, flat(), 0.2)
+    assert made[0, 4, 4].isnan().all()
+    assert int(made.isnan().any(-1).sum()) == 1
+    assert float(made[0, 20, 20, 0]) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("least", [-0.1, 1.5, float("nan")])

@@ -17,10 +17,12 @@ import torch
 from retouch_core.metrics.distribution import fid, sfid
 from retouch_core.recipes import Recipe, recipe
 from training.ablations import __main__ as program
+from training.ablations import jobs
 from training.ablations.bench import Bench, cases_of
 from training.ablations.catalogue import ABLATIONS
 from training.ablations.design import Ablation, Claim, Measured, Metric, Variant, check
 from training.ablations.editing import ORACLE, chosen, measure_best_of, measure_edits, recipe_of, value
+from training.ablations.jobs import divided
 from training.ablations.learned import Boxes
 from training.ablations.perceptual import perceptual, perceptual_name
 from training.ablations.records import joined, remnants
@@ -553,6 +555,36 @@ def test_the_program_measures_what_is_missing(tmp_path: Path, monkeypatch, capsy
     with pytest.raises(SystemExit):
         program.main([*common, "--scenes", "1"])
     assert "--scenes must be at least 2, got 1" in capsys.readouterr().err
+
+
+def test_what_shares_candidates_is_measured_together_longest_first():
+    one, two = made_up(key="one"), made_up(key="two", variants=(Variant("a"), Variant("b")))
+    other = made_up(key="other", base={"scale": 3.0})
+    apart = made_up(key="apart", task="removal")
+    plan = [(one, 4, 10.0), (apart, 4, 5.0), (other, 4, 30.0), (two, 2, 25.0)]
+    assert divided(plan) == [["one", "two"], ["other"], ["apart"]]
+
+
+def test_processes_bring_what_they_measured_and_say_when_one_failed(tmp_path: Path, monkeypatch):
+    asked: list[list[str]] = []
+
+    def run(command: list[str], env: dict[str, str], check: bool) -> Any:
+        assert env["OMP_NUM_THREADS"] == "1"
+        keys = command[command.index("--only") + 1 :]
+        asked.append(keys)
+        page = Path(command[command.index("-o") + 1])
+        page.with_suffix(".json").write_text(json.dumps({"ablations": {key: {"x": key} for key in keys}}))
+        return SimpleNamespace(returncode=1 if "bad" in keys else 0)
+
+    monkeypatch.setattr(jobs.subprocess, "run", run)
+    found: dict[str, Any] = {}
+    for part in jobs.measured_by(2, [["a", "b"], ["c"]], ["--scenes", "9"]):
+        found |= part
+    assert found == {key: {"x": key} for key in "abc"} and sorted(asked) == [["a", "b"], ["c"]]
+    with pytest.raises(SystemExit, match="ended with 1; start it again to go on"):
+        for part in jobs.measured_by(1, [["bad"], ["d"]], []):
+            found |= part
+    assert "d" in found
 
 
 def test_setups_are_compared_as_json_holds_them():

@@ -1,6 +1,7 @@
 """Measure the published ablations on test scenes: `docs/ablations.md`, with its numbers as JSON beside it.
 
-python -m training.ablations [--only KEY ...] [--scenes 200] [--steps 25] [--full] [--again] [-o docs/ablations.md]
+python -m training.ablations [--only KEY ...] [--scenes 200] [--steps 25] [--full] [--again] [--jobs 2]
+                             [-o docs/ablations.md]
 
 Ablations that were measured before with the same settings and models are kept, and so are single scenes of an ablation
 that was cut off, so a run can be stopped and started again. `--list` prints the keys, `--cost` what there is to do.
@@ -21,6 +22,7 @@ from .bench import Bench
 from .catalogue import ABLATIONS
 from .design import Ablation
 from .editing import measure_best_of, measure_edits, recipe_of, size_of
+from .jobs import divided, measured_by
 from .report import load as load_report
 from .report import save
 from .results import Plain, machine, result, same
@@ -130,6 +132,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, help="instead of the number that each ablation has")
     parser.add_argument("--full", action="store_true", help="published steps and samples on 20 scenes")
     parser.add_argument("--again", action="store_true", help="also what was measured before")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each of one thread")
     parser.add_argument("--list", action="store_true", help="print the keys and stop")
     parser.add_argument("--cost", action="store_true", help="print what there is to do and stop")
     parser.add_argument("--judge", type=Path, default=WEIGHTS, help="weights of the judge")
@@ -139,7 +142,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     args = parser.parse_args(arguments)
     args.output = args.output or Path("docs") / ("ablations_full.md" if args.full else "ablations.md")
-    for name in ("scenes", "steps", "candidates"):
+    for name in ("scenes", "steps", "candidates", "jobs"):
         value = getattr(args, name)
         if value is not None and value < (2 if name == "scenes" else 1):
             parser.error(f"--{name} must be at least {2 if name == 'scenes' else 1}, got {value}")
@@ -176,6 +179,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if args.cost:
         return
+    if args.jobs > 1 and len(todo) > 1:
+        begun = time.perf_counter()
+        for found in measured_by(args.jobs, divided(plan), _told_again(args)):
+            measured |= found
+            save(args.output, measured, ABLATIONS)
+        minutes = (time.perf_counter() - begun) / 60
+        print(f"{len(todo)} ablations in {minutes:.1f} min, {args.jobs} at a time", flush=True)
+        return
     for ablation in todo:
         measured[ablation.key] = measure(bench, ablation)
         save(args.output, measured, ABLATIONS)
@@ -186,6 +197,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"{bench.made} candidates in {bench.seconds / 60:.1f} min, {bench.seconds / bench.made:.3f} s each"
         )
+
+
+def _told_again(args: argparse.Namespace) -> list[str]:
+    """The arguments that a process of `--jobs` is given, besides its keys."""
+    told = ["--scenes", args.scenes, "--steps", args.steps, "--judge", args.judge, "--cache", args.cache]
+    told += ["--candidates", args.candidates] if args.candidates else []
+    return [*map(str, told), *(["--full"] if args.full else [])]
 
 
 def _done(bench: Bench, ablation: Ablation, measured: dict[str, Plain]) -> bool:

@@ -43,5 +43,5 @@ DILATIONS = (1, 3, 5, 7)
 COUNTS = tuple(range(1, 25))
 K_VALUES = (50, 100, 150, 200, 230)
 LAMBDAS = (1, 100, 1_000, 10_000, 100_000, 1_000_000)
-SWEEP = 0.5
+SWEEP = 0.3
 """Share of the scenes for sweeps in which nothing is ranked, with one candidate each: the whole report has an hour."""

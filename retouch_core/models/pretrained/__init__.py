@@ -1,0 +1,1 @@
+"""Pretrained networks of the field behind the protocols, one backend a file; read from disk only."""

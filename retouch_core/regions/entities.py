@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..tensors.regions import Regions
+from ..tensors.regions import Regions, mask_boxes
 
 SCORE_MIN = 0.2
 """Detection score from which EntitySeg's demo keeps an entity."""
@@ -82,12 +82,16 @@ def disjoint(
         min_area = max(MIN_AREA_PX, round(MIN_AREA_SHARE * height * width))
 
     arrays = masks.cpu().numpy()
-    areas = torch.tensor([int(np.count_nonzero(mask)) for mask in arrays], dtype=torch.long)
+    windows = [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in mask_boxes(masks.cpu()).long().tolist()]
+    areas = torch.tensor(
+        [int(np.count_nonzero(mask[window])) for mask, window in zip(arrays, windows, strict=True)],
+        dtype=torch.long,
+    )
     order = _ranking(scores.cpu(), areas)
     order = order[scores.cpu()[order] >= score_min]
     above, rounds = len(order), 0
     while True:
-        shares = _shares(arrays, order.tolist())
+        shares = _shares(arrays, windows, order.tolist())
         good = torch.tensor(
             [_large_enough(share, int(areas[i]), max(1, min_area), visible_min) for share, i in shares],
             dtype=torch.bool,
@@ -99,11 +103,15 @@ def disjoint(
     kept = [share for (share, _), stays in zip(shares, good.tolist(), strict=True) if stays][:max_entities]
     order = order[:max_entities].to(scores.device)
     visible = np.zeros((len(kept), height, width), dtype=bool)
+    free = np.ones((height, width), dtype=bool)
     for mask, share in zip(visible, kept, strict=True):
         mask[share.window] = share.pixels
+        free[share.window] &= ~share.pixels
 
     found = scores[order].float()
-    rest = _leftover_masks(np.logical_not(visible.any(axis=0)), leftovers, min_area, max_entities - len(kept))
+    rest = _leftover_masks(free, leftovers, min_area, max_entities - len(kept))
+    # Nobody shares a pixel, so that sums do for the union of all masks.
+    held = height * width - int(np.count_nonzero(free)) + sum(int(np.count_nonzero(mask)) for mask in rest)
     regions = Regions(
         masks=torch.from_numpy(np.concatenate([visible, rest]) if len(rest) else visible).to(masks.device),
         scores=torch.cat([found, found.new_zeros(len(rest))]),
@@ -116,7 +124,7 @@ def disjoint(
         entities=len(kept),
         leftovers=len(rest),
         rounds=rounds,
-        coverage=coverage(regions),
+        coverage=held / max(height * width, 1),
         score_min=score_min,
         visible_min=visible_min,
         min_area=min_area,
@@ -193,14 +201,16 @@ class _Share:
     pixels: NDArray[np.bool_]
 
 
-def _shares(masks: NDArray[np.bool_], ranked: list[int]) -> list[tuple[_Share, int]]:
+def _shares(
+    masks: NDArray[np.bool_], boxes: list[tuple[slice, slice]], ranked: list[int]
+) -> list[tuple[_Share, int]]:
     """Of masks [N,H,W] in the order `ranked`, best first: the pixels that no better one holds, each with its index.
 
     One map of the picture and the boxes of the proposals are all that is held: the worst writes its rank first, the
     best last.
     """
     owner = np.full(masks.shape[1:], -1, dtype=np.int32 if len(ranked) > MANY else np.int16)
-    windows = [_window(masks[i]) for i in ranked]
+    windows = [boxes[i] for i in ranked]
     for rank in reversed(range(len(ranked))):
         np.copyto(owner[windows[rank]], rank, where=masks[ranked[rank]][windows[rank]])
     return [(_Share(windows[rank], owner[windows[rank]] == rank), index) for rank, index in enumerate(ranked)]

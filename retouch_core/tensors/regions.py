@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
     """Half-open pixel boxes xyxy [N,4] float of bool masks [N,H,W]; an empty mask has the box (0,0,0,0)."""
+    if masks.device.type == "cpu":
+        # torch's reductions go through whole masks twice; of rows numpy looks at no more than it must.
+        return torch.tensor([_box(mask) for mask in masks.numpy()]).reshape(-1, 4).float()
     count, height, width = masks.shape
     columns, rows = masks.any(1), masks.any(2)
     x = torch.arange(width, device=masks.device)
@@ -21,6 +26,15 @@ def mask_boxes(masks: Tensor) -> Tensor:
     y1 = torch.where(rows, y + 1, 0).amax(1) if count else y.new_zeros(0)
     boxes = torch.stack([x0, y0, x1, y1], 1)
     return torch.where(columns.any(1)[:, None], boxes, 0).float()
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    rows = np.flatnonzero(mask.any(1))
+    if not len(rows):
+        return 0, 0, 0, 0
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(0))
+    return int(columns[0]), top, int(columns[-1]) + 1, bottom
 
 
 @dataclass(frozen=True)

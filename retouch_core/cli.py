@@ -1,4 +1,4 @@
-"""The library from a shell: `retouch`, `recipes`, `demo`, `eval`.
+"""The library from a shell: `retouch`, `recipes`, `models`, `demo`, `eval`.
 
 Exit codes: 0 done, 1 an unexpected error, 2 bad input (one sentence on stderr), 3 nothing found (the picture is written
 unchanged with an empty mask), 130 cancelled.
@@ -187,6 +187,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
+    from .models_cli import add_models
 
     parser = _Parser(
         prog="python -m retouch_core",
@@ -241,6 +242,8 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", metavar="DIR", default="demo", help="gets the pictures (default: %(default)s)"
     )
     _quiet(demo)
+
+    add_models(commands, _command, _quiet)
 
     evaluate = _command(commands, "eval", _eval, "measure the embedded models; needs the repository")
     evaluate.usage = f"{parser.prog} eval [arguments of training.evaluate]"

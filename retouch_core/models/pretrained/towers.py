@@ -1,0 +1,158 @@
+"""What image-text models of all libraries share: chunks, preprocessing, tokenizers, and whether two towers belong together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .files import ModelError
+from .referring_parts import NESTED, OF_ALL, OF_IMAGES
+from .states import SAFE_ENDING
+
+CPU_TOKENS = 256
+"""Tokens that go through an image tower at once on a CPU: about one view of a ViT-B/16."""
+GPU_VIEWS = 32
+"""Views at once elsewhere."""
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""OpenAI's normalisation (openai/CLIP, clip.py), for folders and files that name none."""
+SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+"""SigLIP's (Zhai et al. 2023; big_vision's value_range(-1, 1))."""
+
+
+def chunk_for(device: torch.device | str, tokens: int = 197) -> int:
+    """Views that go through an image tower of `tokens` tokens a view at once.
+
+    On a CPU one view of a ViT-B/16 makes matrices large enough to keep a core busy, and what its widest layer puts out
+    (197 tokens x 3072 numbers, 2.4 MB) stays near the core; of a batch, each layer's output goes to main memory and back.
+    64 at once took half as long again as one by one. Only smaller towers gain from company. A GPU wants many.
+    """
+    if torch.device(device).type == "cpu":
+        return max(1, CPU_TOKENS // max(tokens, 1))
+    return GPU_VIEWS
+
+
+def preprocessing(folder: Path) -> dict[str, Any]:
+    """What the folder's image processor was saved with; empty where it has none.
+
+    Raises:
+        ModelError: a file that is no JSON object.
+    """
+    for name, nested in ((OF_IMAGES, None), (OF_ALL, NESTED)):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            found = found if nested is None else found.get(nested, {})
+            if not isinstance(found, dict):
+                raise ValueError(f"it holds a {type(found).__name__}")
+        except (OSError, ValueError, AttributeError) as error:
+            raise ModelError(f"{path} cannot be read ({error}); copy the file there again") from error
+        if found:
+            return found
+    return {}
+
+
+def normalisation(
+    config: dict[str, Any], mean: Sequence[float], std: Sequence[float], where: object
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of three channels out of a preprocessing config, or the ones given where it has none.
+
+    Args:
+        where: what the config came from, for the sentence.
+
+    Raises:
+        ModelError: not three numbers each, or a deviation that is not above 0.
+    """
+    found = []
+    for names, usual in ((("image_mean", "mean"), mean), (("image_std", "std"), std)):
+        values = next((config[name] for name in names if config.get(name) is not None), usual)
+        try:
+            found.append(tuple(float(value) for value in values))
+        except (TypeError, ValueError):
+            found.append(())
+    if [len(values) for values in found] != [3, 3] or min(found[1]) <= 0:
+        raise ModelError(
+            f"{where} names mean {config.get('image_mean', config.get('mean'))!r} and std "
+            f"{config.get('image_std', config.get('std'))!r}, but three numbers each are needed, std above 0; "
+            "copy the model's own file there"
+        )
+    return found[0], found[1]
+
+
+def check_view_size(config: dict[str, Any], size: int, folder: Path) -> None:
+    """Raise ModelError where a folder's preprocessing makes views of another size than its image tower takes."""
+    named = config.get("crop_size") if config.get("do_center_crop") else None
+    named = named or config.get("crop_size") or config.get("size")
+    sides = [named] if isinstance(named, int) else [v for v in (named or {}).values() if isinstance(v, int)]
+    if sides and any(side != size for side in sides):
+        raise ModelError(
+            f"{folder} has preprocessing for views of {max(sides)} px but an image tower for {size} px: these are "
+            "files of two models; copy all files of one model's repository there"
+        )
+
+
+def check_vocabulary(tokenizer: Any, rows: int, where: object) -> None:
+    """Raise ModelError where a tokenizer has more tokens than the text tower has rows for.
+
+    Those that a library adds to the vocabulary of the files do not count: texts hold none of them.
+    """
+    count = int(tokenizer.vocab_size)
+    if count > rows:
+        raise ModelError(
+            f"{where} has a tokenizer of {count} tokens but a text tower for {rows}: these are files of two models; "
+            "copy all files of one model's repository there"
+        )
+
+
+def check_widths(text: int, image: int, where: object) -> None:
+    """Raise ModelError unless both towers end in vectors of one length."""
+    if text != image:
+        raise ModelError(
+            f"{where} has a text tower that gives vectors of {text} numbers but an image tower that gives {image}: they "
+            "are not of one training; copy all files of one model's repository there"
+        )
+
+
+def stored_shapes(paths: Sequence[Path]) -> dict[str, list[int]]:
+    """Shapes of the tensors in safetensors files by name, out of their headers; other files are passed over."""
+    from safetensors import safe_open
+
+    shapes: dict[str, list[int]] = {}
+    for path in paths:
+        if path.suffix == SAFE_ENDING:
+            with safe_open(path, framework="pt") as file:
+                shapes.update({name: list(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+    return shapes
+
+
+class _Enough(Exception):
+    """The last wanted layer has run."""
+
+
+def outputs_of(layers: Sequence[torch.nn.Module], run: Callable[[], Any]) -> list[Tensor]:
+    """What each of `layers` puts out while `run` runs; it is stopped after the last of them.
+
+    Nobody's own forward is written again this way: libraries change theirs from version to version.
+    """
+    found: list[Tensor] = []
+
+    def keep(_: Any, __: Any, out: Any) -> None:
+        found.append(out[0] if isinstance(out, tuple) else out)
+        if len(found) == len(layers):
+            raise _Enough
+
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        run()
+    except _Enough:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

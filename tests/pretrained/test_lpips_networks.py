@@ -1,0 +1,80 @@
+"""LPIPS with each backbone from a file, against the lpips package itself over the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from retouch_core.metrics.perceptual import BACKBONES, load_lpips, lpips_distance
+
+lpips = pytest.importorskip("lpips")
+NAMES = {"alex": "alexnet", "squeeze": "squeezenet1_1"}
+"""LPIPS's names of the small backbones -> torchvision's. VGG-16 goes the same way, in half a gigabyte."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Any:
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path))
+    yield tmp_path / "checkpoints"
+    torch.hub.set_dir(before)
+
+
+def pictures(seed: int) -> torch.Tensor:
+    return torch.rand(2, 64, 72, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def saved(place: Path, net: str) -> Any:
+    """torchvision's network with random weights, its file as torchvision's servers have it."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    backbone = getattr(models, NAMES[net])(weights=None)
+    place.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {f"features.{name}": value for name, value in backbone.features.state_dict().items()},
+        place / BACKBONES[net],
+    )
+    return backbone
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("net", NAMES)
+def test_distances_are_the_packages_own(hub: Path, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = saved(hub, net)
+    with monkeypatch.context() as patch:
+        patch.setattr(lpips.pretrained_networks.tv, NAMES[net], lambda pretrained: backbone)
+        reference = lpips.LPIPS(net=net, verbose=False)
+    a, b = pictures(1), pictures(2)
+    with torch.no_grad():
+        expected = reference(a.movedim(-1, 1), b.movedim(-1, 1), normalize=True).flatten()
+    found = lpips_distance(a, b, net=net)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert bool((found > 0).all()) and lpips_distance(a, a, net=net).tolist() == [0, 0]
+    elsewhere = hub.parent / "mine.pth"
+    (hub / BACKBONES[net]).rename(elsewhere)
+    assert torch.equal(lpips_distance(a, b, network=load_lpips(net, elsewhere)), found)
+
+
+def test_files_have_torchvisions_names() -> None:
+    from torchvision.models import SqueezeNet1_1_Weights
+
+    assert BACKBONES["squeeze"] == SqueezeNet1_1_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_files_that_cannot_be_used(hub: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"LPIPS \(squeeze\) needs .*squeezenet1_1-b8a52dc0.pth"):
+        load_lpips("squeeze")
+    saved(hub, "alex")
+    other = hub / BACKBONES["alex"]
+    with pytest.raises(ValueError, match=r"does not hold the backbone of LPIPS \(squeeze\)"):
+        load_lpips("squeeze", other)
+    other.write_bytes(other.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"does not hold the backbone of LPIPS \(alex\)"):
+        load_lpips("alex")
+    with pytest.raises(ValueError, match="net must be one of alex, vgg, squeeze, got 'resnet'"):
+        load_lpips("resnet")

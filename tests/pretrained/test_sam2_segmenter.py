@@ -1,0 +1,159 @@
+"""SAM 2 with random weights, from the file to masks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from folder_faults import FAULTS
+from tiny_segmenters import check_prepared, picture, published_masks, sam2_processor, saved, tiny_sam2
+
+from retouch_core.models.pretrained.automatic_masks import point_grid
+from retouch_core.models.pretrained.loading import ModelError
+from retouch_core.models.pretrained.sam2 import Sam2Segmenter
+from retouch_core.models.protocols import Segmenter
+
+LOOSE = {
+    "points_per_side": 4,
+    "points_at_once": 5,
+    "pred_iou_min": 0.0,
+    "stability_min": 0.0,
+    "box_iou_max": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("sam2"), tiny_sam2(), sam2_processor())
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return saved(tmp_path / "sam2", tiny_sam2(), sam2_processor())
+
+
+def test_masks_of_a_picture_that_is_a_multiple_of_nothing(folder: Path) -> None:
+    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
+    assert isinstance(segmenter, Segmenter)
+    assert segmenter.score_min == 0.5
+    image = picture(50, 77)
+    masks, scores = segmenter(image)
+    assert masks.shape[1:] == (50, 77) and masks.dtype == torch.bool and len(masks) > 3
+    assert scores.shape == (len(masks),) and scores.dtype == torch.float32
+    assert masks.flatten(1).any(1).all() and 0 < scores.min() <= scores.max() <= 1
+    again = segmenter(image)
+    assert torch.equal(masks, again[0]) and torch.equal(scores, again[1])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 77), (97, 40)])
+def test_the_published_classes_find_the_same(folder: Path, size: tuple[int, int]) -> None:
+    inner = (64, 64)
+    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE | {"stability_min": 0.3})
+    image = picture(*size)
+    masks, _ = segmenter(image)
+    points = point_grid(4) * torch.tensor([size[1], size[0]])
+    expected = published_masks(
+        segmenter.model, sam2_processor(), image, points, inner, padded=False, stability_min=0.3
+    )
+    assert len(masks) == len(expected) > 2
+    for mask in expected:
+        assert min(int((mask ^ one).sum()) for one in masks) <= 2
+
+
+def test_points_reach_every_part_of_a_picture_that_is_not_square(folder: Path) -> None:
+    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
+    asked: list[torch.Tensor] = []
+    encoded: list[torch.Tensor] = []
+    forward, encode = segmenter.model.forward, segmenter.model.get_image_embeddings
+
+    def seen(**inputs: Any) -> Any:
+        asked.append(inputs["input_points"])
+        assert inputs["multimask_output"] and inputs["input_labels"].eq(1).all()
+        return forward(**inputs)
+
+    def counted(pixels: torch.Tensor) -> Any:
+        encoded.append(pixels)
+        return encode(pixels)
+
+    segmenter.model.forward, segmenter.model.get_image_embeddings = seen, counted
+    segmenter(picture(30, 90))
+    points = torch.cat(asked, dim=1)[0, :, 0]
+    line = torch.tensor([8.0, 24.0, 40.0, 56.0])
+    assert torch.allclose(points, torch.cartesian_prod(line, line).flip(1))
+    assert [len(chunk[0]) for chunk in asked] == [5, 5, 5, 1] and len(encoded) == 1
+
+
+def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> None:
+    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
+    seen: list[torch.Tensor] = []
+    encode = segmenter.model.get_image_embeddings
+
+    def keep(pixels: torch.Tensor) -> Any:
+        seen.append(pixels)
+        return encode(pixels)
+
+    segmenter.model.get_image_embeddings = keep
+    for size in ((50, 77), (64, 64), (201, 150)):
+        image = picture(*size)
+        segmenter(image)
+        check_prepared(seen[-1], sam2_processor(), image)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_in_the_network(folder: Path, dtype: torch.dtype) -> None:
+    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
+    for network in segmenter.networks:
+        network.to(dtype)
+    masks, scores = segmenter(picture(40, 60))
+    assert scores.dtype == torch.float32 and masks.dtype == torch.bool and len(masks) > 3
+    assert next(segmenter.model.parameters()).dtype == dtype
+
+
+def test_the_folders_that_are_published_are_those_of_the_video_model(tmp_path: Path) -> None:
+    folder = saved(tmp_path, tiny_sam2("Sam2Video"), sam2_processor())
+    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
+    assert type(segmenter.model).__name__ == "Sam2Model"
+    assert segmenter(picture(40, 60))[0].shape[1:] == (40, 60)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_folders_that_are_wrong(copy: Path, fault: Callable[[Path], str]) -> None:
+    said = fault(copy)
+    with pytest.raises(ModelError, match=said) as raised:
+        Sam2Segmenter.from_folder(copy)
+    assert "; " in str(raised.value)
+
+
+def test_other_inputs_than_the_network_takes_are_refused(folder: Path) -> None:
+    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
+    processor = sam2_processor()
+    processor.size = {"height": 32, "width": 64}
+    with pytest.raises(ModelError, match="makes inputs of 32x64 px, but this SAM 2 network takes 64x64"):
+        Sam2Segmenter(segmenter.model, processor)
+    with pytest.raises(ValueError, match="image must have shape"):
+        segmenter(picture(40, 60)[0])
+    with pytest.raises(ValueError, match="image must hold 1 picture"):
+        segmenter(picture(40, 60).repeat(2, 1, 1, 1))
+    with pytest.raises(ValueError, match="points_per_side must be at least 1"):
+        Sam2Segmenter.from_folder(folder, points_per_side=0)
+
+
+def test_an_older_transformers_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "4.50.1")
+    with pytest.raises(ModelError, match=r"SAM 2 needs transformers 4.56 or later, but 4.50.1 is installed"):
+        Sam2Segmenter.from_folder(folder)
+
+
+def test_work_can_be_stopped_before_the_picture_is_encoded(folder: Path) -> None:
+    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
+
+    def stop(done: int, of: int) -> None:
+        assert (done, of) == (0, 16)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        segmenter(picture(40, 60), tell=stop)

@@ -1,0 +1,132 @@
+"""SAM with random weights, from the file to masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from folder_faults import FAULTS
+from tiny_segmenters import check_prepared, picture, published_masks, sam_processor, saved, tiny_sam
+
+from retouch_core.models.pretrained.automatic_masks import point_grid
+from retouch_core.models.pretrained.loading import ModelError
+from retouch_core.models.pretrained.sam import SamSegmenter
+from retouch_core.models.protocols import Segmenter
+
+LOOSE = {
+    "points_per_side": 4,
+    "points_at_once": 5,
+    "pred_iou_min": 0.0,
+    "stability_min": 0.0,
+    "box_iou_max": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("sam"), tiny_sam(), sam_processor())
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return saved(tmp_path / "sam", tiny_sam(), sam_processor())
+
+
+def test_masks_of_a_picture_that_is_a_multiple_of_nothing(folder: Path) -> None:
+    segmenter = SamSegmenter.from_folder(folder, **LOOSE)
+    assert isinstance(segmenter, Segmenter)
+    assert segmenter.score_min == 0.5
+    image = picture(50, 77)
+    masks, scores = segmenter(image)
+    assert masks.shape[1:] == (50, 77) and masks.dtype == torch.bool and len(masks) > 3
+    assert scores.shape == (len(masks),) and scores.dtype == torch.float32
+    assert masks.flatten(1).any(1).all() and 0 <= scores.min() <= scores.max() <= 1
+    again = segmenter(image)
+    assert torch.equal(masks, again[0]) and torch.equal(scores, again[1])
+
+
+@pytest.mark.parametrize(
+    ("size", "inner"), [((64, 64), (64, 64)), ((50, 77), (42, 64)), ((97, 40), (64, 26))]
+)
+def test_the_published_classes_find_the_same(
+    folder: Path, size: tuple[int, int], inner: tuple[int, int]
+) -> None:
+    segmenter = SamSegmenter.from_folder(folder, **LOOSE | {"stability_min": 0.3})
+    image = picture(*size)
+    masks, _ = segmenter(image)
+    points = point_grid(4) * torch.tensor([size[1], size[0]])
+    expected = published_masks(
+        segmenter.model, sam_processor(), image, points, inner, padded=True, stability_min=0.3
+    )
+    assert len(masks) == len(expected) > 2
+    for mask in expected:
+        assert min(int((mask ^ one).sum()) for one in masks) <= 2
+
+
+def test_padding_is_cut_off_before_masks_are_resized(folder: Path) -> None:
+    """Where the upper half of the square is picture, its upper left quarter and more is the picture's left half."""
+    segmenter = SamSegmenter.from_folder(folder, **LOOSE | {"points_per_side": 1})
+
+    def stub(**inputs: Any) -> Any:
+        assert torch.allclose(inputs["input_points"], torch.tensor([32.0, 16.0]))
+        logits = torch.full((1, 1, 1, 16, 16), -5.0)
+        logits[..., :10, :8] = 5.0
+        return type("Out", (), {"pred_masks": logits, "iou_scores": torch.full((1, 1, 1), 0.9)})
+
+    segmenter.model.forward = stub
+    masks, scores = segmenter(picture(32, 64))
+    assert masks.shape == (1, 32, 64)
+    assert masks[0, :, :32].all() and not masks[0, :, 32:].any()
+    # One line of the square, four pixels a cell.
+    large = torch.nn.functional.interpolate(
+        torch.tensor([[[5.0] * 8 + [-5.0] * 8]]), size=64, mode="linear", align_corners=False
+    )
+    assert float(scores) == pytest.approx(0.9 * int((large > 1).sum()) / int((large > -1).sum()))
+
+
+def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> None:
+    segmenter = SamSegmenter.from_folder(folder, **LOOSE)
+    seen: list[torch.Tensor] = []
+    encode = segmenter.model.get_image_embeddings
+
+    def keep(pixels: torch.Tensor) -> Any:
+        seen.append(pixels)
+        return encode(pixels)
+
+    segmenter.model.get_image_embeddings = keep
+    for size in ((50, 77), (64, 64), (201, 150)):
+        image = picture(*size)
+        segmenter(image)
+        check_prepared(seen[-1], sam_processor(), image)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_in_the_network(folder: Path, dtype: torch.dtype) -> None:
+    segmenter = SamSegmenter.from_folder(folder, **LOOSE)
+    for network in segmenter.networks:
+        network.to(dtype)
+    masks, scores = segmenter(picture(40, 60))
+    assert scores.dtype == torch.float32 and masks.dtype == torch.bool and masks.shape[1:] == (40, 60)
+    assert next(segmenter.model.parameters()).dtype == dtype
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_folders_that_are_wrong(copy: Path, fault: Callable[[Path], str]) -> None:
+    said = fault(copy)
+    with pytest.raises(ModelError, match=said) as raised:
+        SamSegmenter.from_folder(copy)
+    assert "; " in str(raised.value)
+
+
+def test_other_inputs_than_the_network_takes_are_refused(folder: Path) -> None:
+    segmenter = SamSegmenter.from_folder(folder, **LOOSE)
+    processor = sam_processor()
+    processor.size = {"longest_edge": 32}
+    with pytest.raises(ModelError, match="inputs of 32 px padded to 64x64, but this SAM network takes 64x64"):
+        SamSegmenter(segmenter.model, processor)
+    with pytest.raises(ValueError, match="image must have shape"):
+        segmenter(picture(40, 60)[0])

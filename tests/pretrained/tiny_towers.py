@@ -90,7 +90,7 @@ def siglip_folder(folder: Path, flexible: bool = False, projection: int = 32) ->
 
     kind = "Siglip2" if flexible else "Siglip"
     text = TOWER | {
-        "vocab_size": len(WORDS),
+        "vocab_size": len(PIECES if flexible else WORDS),
         "max_position_embeddings": LENGTH,
         "projection_size": projection,
     }

@@ -19,6 +19,9 @@ class TextRetouch(ComfyExtension):
         from .guidance import RetouchGuidance
         from .learn_region import RetouchLearnRegion
         from .load_embedded import RetouchLoadEmbedded
+        from .load_referrer import RetouchLoadReferrer
+        from .load_scorer import RetouchLoadScorer
+        from .load_segmenter import RetouchLoadSegmenter
         from .location_filter import RetouchLocationFilter
         from .masks_to_regions import RetouchMasksToRegions
         from .measure import RetouchMeasure
@@ -52,4 +55,7 @@ class TextRetouch(ComfyExtension):
             RetouchReferringSegment,
             RetouchNoiseContrastMask,
             RetouchPruneCandidates,
+            RetouchLoadSegmenter,
+            RetouchLoadScorer,
+            RetouchLoadReferrer,
         ]

@@ -95,6 +95,14 @@ def opened(role: str, backend: str, model: str, dtype: str, **options: Any) -> A
     return HostedInstances(made) if hasattr(made, "instances") else HostedReferrer(made)
 
 
+class Held(torch.nn.Module):
+    """A network in a module of ours: the host's patchers set attributes that networks of transformers do not allow."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
 class Hosted:
     """A backend whose networks the host loads, moves and unloads as it does its own.
 
@@ -109,7 +117,7 @@ class Hosted:
         device = comfy.model_management.get_torch_device()
         away = comfy.model_management.unet_offload_device()
         self.patchers = [
-            comfy.model_patcher.ModelPatcher(network, device, away) for network in backend.networks
+            comfy.model_patcher.ModelPatcher(Held(network), device, away) for network in backend.networks
         ]
         self.patcher = self.patchers[0]
 

@@ -36,7 +36,15 @@ class RetouchLoadReferrer(io.ComfyNode):
             display_name="Load Referrer",
             description="Loads what finds a phrase in a photograph without a segmenter. Grounding DINO with SAM 2 tells things "
             "apart and is the usual choice; CLIPSeg gives one soft map and is quick.",
-            search_aliases=["clipseg", "grounding dino", "grounded sam", "florence", "text retouch"],
+            search_aliases=[
+                "clipseg",
+                "grounding dino",
+                "grounded sam",
+                "florence",
+                "sam3",
+                "owl",
+                "text retouch",
+            ],
             inputs=[
                 io.DynamicCombo.Input(
                     "backend",
@@ -51,6 +59,22 @@ class RetouchLoadReferrer(io.ComfyNode):
                             ],
                         ),
                         io.DynamicCombo.Option("clipseg", [model_input(ROLE, "clipseg")]),
+                        io.DynamicCombo.Option(
+                            "owlv2",
+                            [
+                                model_input(ROLE, "owlv2"),
+                                _masks(),
+                                _share("threshold", 0.1, "Least certainty of a box."),
+                            ],
+                        ),
+                        io.DynamicCombo.Option("florence2", [model_input(ROLE, "florence2")]),
+                        io.DynamicCombo.Option(
+                            "sam3",
+                            [
+                                model_input(ROLE, "sam3"),
+                                _share("threshold", 0.5, "Least certainty of an instance."),
+                            ],
+                        ),
                     ],
                     tooltip="Which kind of network; only its own options are shown.",
                 ),

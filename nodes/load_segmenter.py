@@ -38,9 +38,17 @@ def _grid() -> list[Any]:
 def _panoptic() -> list[Any]:
     """What panoptic networks filter with."""
     return [
-        _share("threshold", 0.8, "Least certainty of an entity."),
-        _share("overlap", 0.8, "Least share of an entity that must be its own."),
+        _share("score_min", 0.8, "Least certainty of an entity."),
+        _share("overlap_min", 0.8, "Least share of an entity that must be its own."),
     ]
+
+
+def _split() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "split_components",
+        default=False,
+        tooltip="One mask for each separate part of a class, as place words need (the left car), instead of one a class.",
+    )
 
 
 class RetouchLoadSegmenter(io.ComfyNode):
@@ -68,6 +76,11 @@ class RetouchLoadSegmenter(io.ComfyNode):
                     options=[
                         io.DynamicCombo.Option("eomt", [model_input(ROLE, "eomt"), *_panoptic()]),
                         io.DynamicCombo.Option("sam2", [model_input(ROLE, "sam2"), *_grid()]),
+                        io.DynamicCombo.Option("segformer", [model_input(ROLE, "segformer"), _split()]),
+                        io.DynamicCombo.Option("sam", [model_input(ROLE, "sam"), *_grid()]),
+                        io.DynamicCombo.Option(
+                            "mask2former", [model_input(ROLE, "mask2former"), *_panoptic()]
+                        ),
                         io.DynamicCombo.Option(EMBEDDED, []),
                     ],
                     tooltip="Which kind of network; only its own options are shown.",

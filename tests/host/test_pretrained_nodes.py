@@ -37,9 +37,11 @@ def builders() -> Callable[[str], ModuleType]:
 def stored(comfy: Path, builders: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models with one of each kind that is tried here."""
     root = tmp_path_factory.mktemp("models")
-    refer, towers = builders("tiny_referrers"), builders("tiny_towers")
+    refer, towers, segment = (builders(f"tiny_{kind}") for kind in ("referrers", "towers", "segmenters"))
     with torch.inference_mode(False):
-        refer.sam2_folder(root / "retouch_segmenters" / "tiny-sam2")
+        segment.saved(
+            root / "retouch_segmenters" / "tiny-sam2", segment.tiny_sam2(), segment.sam2_processor()
+        )
         refer.clipseg_folder(root / "retouch_referrers" / "tiny-clipseg")
         refer.grounding_dino_folder(root / "retouch_referrers" / "tiny-dino")
         towers.clip_folder(root / "retouch_scorers" / "tiny-clip")

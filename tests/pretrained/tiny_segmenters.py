@@ -209,3 +209,67 @@ def saved(folder: Path, model: Any, processor: Any) -> Path:
         json.dumps(processor.to_dict(), default=str), encoding="utf-8"
     )
     return folder
+
+
+def tiny_eomt() -> Any:
+    """An `EomtForUniversalSegmentation` for inputs of 64 px, 6 queries and 4 labels."""
+    torch.manual_seed(0)
+    config = transformers.EomtConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=16,
+        num_queries=6,
+        num_blocks=1,
+        num_register_tokens=1,
+        num_upscale_blocks=2,
+        id2label={number: f"label {number}" for number in range(4)},
+    )
+    model = transformers.EomtForUniversalSegmentation(config).eval()
+    with torch.no_grad():
+        # At the end of their training no attention is masked.
+        model.attn_mask_probs.zero_()
+        as_if_decided(model.class_predictor)
+    return model
+
+
+def as_if_decided(head: Any) -> None:
+    """Weights of a class head large enough that queries are sure of something, and not all of "nothing"."""
+    head.weight.data.mul_(50)
+    head.bias.data[-1] = -1.0
+
+
+def eomt_processor(**settings: Any) -> Any:
+    """The image processor of panoptic EoMT for `tiny_eomt`."""
+    size = {"shortest_edge": 64, "longest_edge": 64}
+    return processor_class("EomtImageProcessor")(**{"size": size, "do_pad": True} | settings)
+
+
+def tiny_segformer() -> Any:
+    """A `SegformerForSemanticSegmentation` with 5 labels."""
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        sr_ratios=[2, 1],
+        hidden_sizes=[8, 16],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        num_attention_heads=[1, 2],
+        mlp_ratios=[2, 2],
+        decoder_hidden_size=16,
+        id2label={number: f"label {number}" for number in range(5)},
+    )
+    model = transformers.SegformerForSemanticSegmentation(config).eval()
+    with torch.no_grad():
+        logits = model(pixel_values=torch.rand(1, 3, 64, 64)).logits
+        model.decode_head.classifier.weight.mul_(CONTRAST / float(logits.std()))
+    return model
+
+
+def segformer_processor(**settings: Any) -> Any:
+    """The image processor of SegFormer at 64x64, in its settings that of ADE20K."""
+    return processor_class("SegformerImageProcessor")(
+        **{"size": {"height": 64, "width": 64}, "do_reduce_labels": True} | settings
+    )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...tensors.checks import InputWarning
 from .chunks import Tell, in_chunks
+from .preparing import check_overflow
 
 SCORE_MIN = 0.5
 """Predicted IoU times stability from which `disjoint` should keep a mask (methods.md 1.2)."""
@@ -195,11 +196,7 @@ def _judged(
 ) -> _Candidates:
     found, predicted = decode(points)
     ious = predicted.flatten().float()
-    if not torch.isfinite(ious).all():
-        raise ValueError(
-            f"predicted IoUs hold {int((~torch.isfinite(ious)).sum())} of {len(ious)} values that are not finite; "
-            "run the segmenter in float32 or bfloat16"
-        )
+    check_overflow(ious, "predicted IoUs")
     promising = ious > rules.pred_iou_min
     logits, ious = found.flatten(0, 1)[promising], ious[promising]
 

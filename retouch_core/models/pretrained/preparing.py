@@ -119,6 +119,16 @@ def stretched(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
+def check_overflow(values: Tensor, name: str) -> None:
+    """Raise ValueError where a network's numbers are not finite, as they may be in float16."""
+    bad = int((~torch.isfinite(values)).sum())
+    if bad:
+        raise ValueError(
+            f"{name} hold {bad} of {values.numel()} values that are not finite; "
+            "run the segmenter in float32 or bfloat16"
+        )
+
+
 def image_processor(folder: Path, name: str, what: str) -> Any:
     """The image processor of a folder: class `name`, or its quick form where an older transformers has that alone.
 

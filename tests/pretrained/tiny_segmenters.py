@@ -273,3 +273,106 @@ def segformer_processor(**settings: Any) -> Any:
     return processor_class("SegformerImageProcessor")(
         **{"size": {"height": 64, "width": 64}, "do_reduce_labels": True} | settings
     )
+
+
+def _swin() -> dict[str, Any]:
+    return {
+        "model_type": "swin",
+        "image_size": 64,
+        "patch_size": 4,
+        "embed_dim": 8,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 2, 2],
+        "window_size": 4,
+        "drop_path_rate": 0.0,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    }
+
+
+def tiny_mask2former() -> Any:
+    """A `Mask2FormerForUniversalSegmentation` with 6 queries and 4 labels."""
+    torch.manual_seed(0)
+    config = transformers.Mask2FormerConfig(
+        backbone_config=transformers.SwinConfig(**_swin()),
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=16,
+        dim_feedforward=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+        num_queries=6,
+        id2label={number: f"label {number}" for number in range(4)},
+    )
+    model = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+    with torch.no_grad():
+        as_if_decided(model.class_predictor)
+    return model
+
+
+def mask2former_processor(**settings: Any) -> Any:
+    """The image processor of Mask2Former, for inputs of 64 to 96 px."""
+    size = {"shortest_edge": 64, "longest_edge": 96}
+    return processor_class("Mask2FormerImageProcessor")(**{"size": size, "ignore_index": 255} | settings)
+
+
+def tiny_oneformer(**settings: Any) -> Any:
+    """A `OneFormerForUniversalSegmentation` with 7 queries and 4 labels."""
+    torch.manual_seed(0)
+    config = transformers.OneFormerConfig(
+        **{
+            "backbone_config": transformers.SwinConfig(**_swin()),
+            "conv_dim": 32,
+            "mask_dim": 32,
+            "hidden_dim": 32,
+            "encoder_feedforward_dim": 16,
+            "dim_feedforward": 16,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "query_dec_layers": 1,
+            "num_attention_heads": 2,
+            "num_queries": 7,
+            "task_seq_len": 10,
+            "text_encoder_width": 64,
+            "text_encoder_context_length": 10,
+            "text_encoder_num_layers": 1,
+            "text_encoder_vocab_size": 64,
+            "text_encoder_n_ctx": 2,
+            "id2label": {number: f"label {number}" for number in range(4)},
+        }
+        | settings
+    )
+    model = transformers.OneFormerForUniversalSegmentation(config).eval()
+    with torch.no_grad():
+        as_if_decided(model.model.transformer_module.decoder.class_embed)
+    return model
+
+
+def words_for_oneformer(folder: Path) -> list[int]:
+    """A CLIP tokenizer that spells, written to the folder; the numbers it gives "the task is panoptic" of length 10."""
+    letters = "acehiknopst"
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    merges = [
+        "t h",
+        "th e</w>",
+        "i s</w>",
+        "t a",
+        "ta s",
+        "tas k</w>",
+        "p a",
+        "pa n",
+        "pan o",
+        "pano p",
+        "panop t",
+    ]
+    merges += ["panopt i", "panopti c</w>"]
+    vocabulary += [merge.replace(" ", "") for merge in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    numbers = {word: number for number, word in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}), encoding="utf-8"
+    )
+    words = ["<|startoftext|>", "the</w>", "task</w>", "is</w>", "panoptic</w>", "<|endoftext|>"]
+    return [numbers[word] for word in words] + [0] * 4

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..tensors.checks import InputWarning
 from ..tensors.convert import from_diffusion, to_diffusion
 from .differentiable import lent
 from .half_decoder import half_decoder_of
 from .noise import nearest_timestep, per_sample, training_sigmas
+from .prompts import PromptEncoder, unpacked
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 MASK_CHANNELS = 1
@@ -24,16 +22,18 @@ FILLS = ("masked", "unmasked")
 GREY = 0.5
 """Colour of what an inpainting model must not see: 0 in -1..1, as StableDiffusionInpaintPipeline fills it."""
 
-NETWORK_CLASSES = {"vae": ("AutoencoderKL", "AutoencoderTiny"), "unet": ("UNet2DConditionModel",)}
-"""diffusers classes that a folder may name; anything else is refused before it is looked up."""
-PART_CONFIGS = {
-    "vae": "config.json",
-    "text_encoder": "config.json",
-    "tokenizer": "tokenizer_config.json",
-    "unet": "config.json",
-    "scheduler": "scheduler_config.json",
+SIZES = 6
+"""Numbers SDXL is told beside the prompt: the picture's height and width before training cropped it, the crop's top and
+left, and the height and width aimed at (Podell et al. 2023, section 2.2). Its refiner takes five."""
+TEXT_TIME = "text_time"
+"""What diffusers calls that (`addition_embed_type`)."""
+FOREIGN = {
+    "time_cond_proj_dim": "the guidance scale as an input, as latent consistency models do",
+    "class_embed_type": "a class or picture embedding",
+    "num_class_embeds": "a class label",
+    "encoder_hid_dim_type": "a prompt projected by a layer of its own",
 }
-"""The file by which each part of a diffusers folder is known."""
+"""Settings of a UNet2DConditionModel with which it wants what this editor does not give."""
 
 
 class DiffusersEditor:
@@ -46,6 +46,7 @@ class DiffusersEditor:
         inpaint: whether the network takes 2 C + 1 channels: noisy latents, mask, latents of the masked picture.
         scheduler: the scheduler it was given; never changed.
         prediction: what the network predicts, one of `PREDICTIONS`.
+        networks: everything that must be on the device; `to` moves them, and nothing else does.
     """
 
     def __init__(
@@ -56,106 +57,147 @@ class DiffusersEditor:
         unet: Any,
         scheduler: Any,
         *,
+        text_encoder_2: Any = None,
+        tokenizer_2: Any = None,
+        zero_empty: bool = False,
+        size: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         """Take the parts of a diffusers folder.
 
         Args:
             vae: AutoencoderKL or AutoencoderTiny.
-            text_encoder: CLIPTextModel; its last hidden state is the conditioning.
+            text_encoder: CLIPTextModel; its last hidden state is the conditioning where it is the only one.
             tokenizer: the tokenizer that belongs to it.
             unet: UNet2DConditionModel with C or 2 C + 1 input channels.
             scheduler: one with `alphas_cumprod` and a `prediction_type`.
+            text_encoder_2, tokenizer_2: SDXL's CLIPTextModelWithProjection and its tokenizer.
+            zero_empty: whether the empty prompt is all zeros (`force_zeros_for_empty_prompt` of SDXL).
+            size: native picture side in pixels, a multiple of `cell`; None takes the one in the unet's config.
             device: where the networks go; None leaves them where they are.
 
         Raises:
             TypeError: a scheduler without `alphas_cumprod`.
-            ValueError: channel counts that fit neither layout, or an unknown prediction type.
+            ValueError: parts that do not go together, or that want more than this editor gives.
         """
         self.vae, self.text_encoder, self.tokenizer, self.unet = vae, text_encoder, tokenizer, unet
         self.scheduler = scheduler
         self._levels = training_sigmas(scheduler)
-        for network in (vae, text_encoder, unet):
+        second = text_encoder_2 is not None
+        self._prompts = PromptEncoder(
+            (text_encoder, text_encoder_2) if second else (text_encoder,),
+            (tokenizer, tokenizer_2) if second else (tokenizer,),
+            zero_empty=zero_empty,
+        )
+        self.networks: tuple[torch.nn.Module, ...] = (vae, *self._prompts.networks, unet)
+        for network in self.networks:
             network.eval().requires_grad_(False)
             if device is not None:
                 network.to(device)
         self.channels = int(vae.config.latent_channels)
         blocks = getattr(vae.config, "block_out_channels", None) or vae.config.decoder_block_out_channels
         self.cell = int(2 ** (len(blocks) - 1))
-        taken, plain, inpaint = unet.config.in_channels, self.channels, 2 * self.channels + MASK_CHANNELS
-        if taken not in (plain, inpaint):
-            raise ValueError(
-                f"unet takes {taken} channels, but {self.channels}-channel latents need {plain}, or {inpaint} for "
-                "inpainting; use the unet and the vae of one model"
-            )
-        self.inpaint = taken == inpaint
-        width, wanted = int(text_encoder.config.hidden_size), unet.config.cross_attention_dim
-        if width != wanted:
-            raise ValueError(
-                f"text_encoder gives {width} numbers a token, but unet takes {wanted}; use the parts of one model "
-                "(models with two text encoders, such as SDXL, are not supported)"
-            )
-        side = unet.config.sample_size
-        if side is None:
-            raise ValueError(
-                "unet has no sample_size in its config, so its native size is unknown; set it there"
-            )
-        self.size = int(side if isinstance(side, int) else max(side)) * self.cell
+        self.inpaint = self._checked_channels()
+        self._check_told()
+        self.size = self._native(size)
         self.prediction = str(scheduler.config.prediction_type)
         if self.prediction not in PREDICTIONS:
             raise ValueError(
                 f"prediction_type must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}; "
                 "use the scheduler that came with the model"
             )
+        if getattr(vae.config, "latents_mean", None) is not None:
+            raise ValueError(
+                "vae has latents_mean in its config, so its channels are scaled one by one (Playground 2.5), which is not "
+                "supported; use it in ComfyUI"
+            )
         self._scale = float(getattr(vae.config, "scaling_factor", None) or 1.0)
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
 
+    def _checked_channels(self) -> bool:
+        """Whether the unet inpaints, by its input channels."""
+        taken, plain, inpaint = (
+            self.unet.config.in_channels,
+            self.channels,
+            2 * self.channels + MASK_CHANNELS,
+        )
+        if taken not in (plain, inpaint):
+            raise ValueError(
+                f"unet takes {taken} channels, but {self.channels}-channel latents need {plain}, or {inpaint} for "
+                "inpainting; use the unet and the vae of one model"
+            )
+        return bool(taken == inpaint)
+
+    def _check_told(self) -> None:
+        """Raise ValueError unless the unet is told what the text encoders and this editor tell it."""
+        config = self.unet.config
+        for name, wanted in FOREIGN.items():
+            if getattr(config, name, None) is not None:
+                raise ValueError(
+                    f"unet has {name} {getattr(config, name)!r} in its config, so it wants {wanted}, which is not "
+                    "supported; use it in ComfyUI"
+                )
+        width = self._prompts.width
+        if width != config.cross_attention_dim:
+            raise ValueError(
+                f"text_encoder gives {width} numbers a token, but unet takes {config.cross_attention_dim}; "
+                "use the parts of one model, both text encoders of it where it has two"
+            )
+        added, pooled = getattr(config, "addition_embed_type", None), self._prompts.pooled
+        if added != (TEXT_TIME if pooled else None):
+            raise ValueError(
+                f"unet has addition_embed_type {added!r} in its config, but there {'are two' if pooled else 'is one'} "
+                f"text encoder{'s' if pooled else ''}; use the parts of one model"
+            )
+        if not pooled:
+            return
+        taken = int(config.projection_class_embeddings_input_dim)
+        wanted_there = pooled + SIZES * int(config.addition_time_embed_dim)
+        if taken != wanted_there:
+            raise ValueError(
+                f"unet takes {taken} numbers beside the prompt's tokens, but SDXL has {wanted_there}; "
+                "its refiner and other relatives are not supported"
+            )
+
+    def _native(self, size: int | None) -> int:
+        """The picture side that was asked for, or the one that the unet was trained on."""
+        if size is not None:
+            if not isinstance(size, int) or size < self.cell or size % self.cell:
+                raise ValueError(
+                    f"size must be a multiple of {self.cell} pixels, got {size!r}; leave it out for the model's own"
+                )
+            return size
+        side = self.unet.config.sample_size
+        if side is None:
+            raise ValueError(
+                "unet has no sample_size in its config, so its native size is unknown; set it there"
+            )
+        return int(side if isinstance(side, int) else max(side)) * self.cell
+
     @classmethod
-    def from_folder(cls, folder: str | Path, *, device: torch.device | str | None = None) -> DiffusersEditor:
-        """Read a diffusers folder (vae, text_encoder, tokenizer, unet, scheduler); safetensors only, never the network.
+    def from_folder(
+        cls,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        size: int | None = None,
+    ) -> DiffusersEditor:
+        """Read a folder as diffusers saves it; safetensors only, never the network.
+
+        Args:
+            folder: with vae, text_encoder, tokenizer, unet and scheduler, and for SDXL text_encoder_2 and tokenizer_2.
+            dtype: of the weights; None is float32. SDXL's autoencoder stays float32 instead of float16 where its config
+                asks for it (`force_upcast`): it overflows there.
+            device, size: as in the constructor.
 
         Raises:
             FileNotFoundError: the folder or one of its parts is missing.
             ValueError: a part of a class that does not fit, or a file that cannot be read.
         """
-        folder = Path(folder)
-        absent = [name for name, file in PART_CONFIGS.items() if not (folder / name / file).is_file()]
-        if absent:
-            raise FileNotFoundError(
-                f"{folder} lacks {', '.join(f'{name}/{PART_CONFIGS[name]}' for name in absent)}; "
-                "give a model folder as diffusers saves it"
-            )
-        import diffusers
-        import transformers
+        from .pretrained.diffusers_folder import read_folder
 
-        parts: dict[str, Any] = {}
-        for name, file in PART_CONFIGS.items():
-            path = folder / name
-            try:
-                config = json.loads((path / file).read_text(encoding="utf-8"))
-                if name == "tokenizer":
-                    parts[name] = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-                elif name == "text_encoder":
-                    parts[name] = transformers.CLIPTextModel.from_pretrained(
-                        path, local_files_only=True, use_safetensors=True
-                    )
-                elif name == "scheduler":
-                    parts[name] = getattr(diffusers, config["_class_name"]).from_pretrained(
-                        path, local_files_only=True
-                    )
-                else:
-                    made = config.get("_class_name")
-                    if made not in NETWORK_CLASSES[name]:
-                        raise ValueError(f"class {made!r} is none of {', '.join(NETWORK_CLASSES[name])}")
-                    parts[name] = getattr(diffusers, made).from_pretrained(
-                        path, local_files_only=True, use_safetensors=True
-                    )
-            except Exception as error:  # whatever a library makes of a broken file becomes one sentence
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise ValueError(
-                    f"{path} cannot be read ({reason[:200]}); copy the model there again"
-                ) from error
-        return cls(**parts, device=device)
+        return cls(**read_folder(Path(folder), dtype), device=device, size=size)
 
     @property
     def device(self) -> torch.device:
@@ -163,8 +205,8 @@ class DiffusersEditor:
         return next(self.unet.parameters()).device
 
     def to(self, device: torch.device | str) -> DiffusersEditor:
-        """Move all three networks; returns itself."""
-        for network in (self.vae, self.text_encoder, self.unet):
+        """Move all networks; returns itself."""
+        for network in self.networks:
             network.to(device)
         return self
 
@@ -201,32 +243,13 @@ class DiffusersEditor:
         """`decode_pixels` at half the picture's side, for less than half of the work; AutoencoderTiny only."""
         return half_decoder_of(self.vae, self._scale)
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """B prompts -> last hidden states [B,T,D], every prompt padded to the text encoder's T tokens.
+        """B prompts -> conditioning [B,T,D], every prompt padded to the text encoder's T tokens.
 
+        With two text encoders the vector of the whole prompt follows as further rows (`prompts.packed`).
         A prompt that is longer is cut, with a warning.
         """
-        prompts = list(prompts)
-        length = min(
-            int(self.tokenizer.model_max_length), int(self.text_encoder.config.max_position_embeddings)
-        )
-        tokens = self.tokenizer(
-            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        whole = self.tokenizer(prompts, padding=False, truncation=False).input_ids
-        for prompt, ids in zip(prompts, whole, strict=True):
-            if len(ids) > length:
-                warnings.warn(
-                    f"prompt {prompt!r} has {len(ids)} tokens and was cut to {length}; say it in fewer words",
-                    InputWarning,
-                    stacklevel=2,
-                )
-        device = next(self.text_encoder.parameters()).device
-        takes_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
-        attention = tokens.attention_mask.to(device) if takes_mask else None
-        out = self.text_encoder(tokens.input_ids.to(device), attention_mask=attention)
-        return out.last_hidden_state.float()
+        return self._prompts(prompts)
 
     def masked_latents(self, image: Tensor, mask: Tensor, *, fill: str = "masked") -> Tensor:
         """What an inpainting network sees of the picture, scaled latents [B,C,h,w].
@@ -260,7 +283,7 @@ class DiffusersEditor:
         Args:
             x: [B,C,h,w].
             sigma: [B], above 0; the network is asked at the training timestep with the nearest log sigma.
-            conditioning: [B,T,D] or [1,T,D].
+            conditioning: [B,T,D] or [1,T,D], of `encode_prompts`.
             mask: [B,1,h,w] or [1,1,h,w], 1 = edit; inpainting networks only.
             masked_latents: [B,C,h,w] or [1,C,h,w]; inpainting networks only.
 
@@ -286,10 +309,23 @@ class DiffusersEditor:
             out = self.unet(
                 torch.cat(parts, 1).to(weight),
                 nearest_timestep(sigma.detach().cpu(), self._levels).to(weight.device),
-                encoder_hidden_states=conditioning.to(weight).expand(rows, *conditioning.shape[1:]),
+                **self._told(conditioning.to(weight).expand(rows, *conditioning.shape[1:]), x),
             ).sample.to(x)
         if self.prediction == "epsilon":
             return x - level * out
         if self.prediction == "v_prediction":
             return x / norm**2 - out * level / norm
         return out
+
+    def _told(self, conditioning: Tensor, x: Tensor) -> dict[str, Any]:
+        """What the unet is told beside the noisy latents: the prompt's tokens, and SDXL the rest."""
+        if not self._prompts.pooled:
+            return {"encoder_hidden_states": conditioning}
+        tokens, pooled = unpacked(conditioning, self._prompts.pooled)
+        sides = [self.cell * side for side in x.shape[-2:]]
+        # As StableDiffusionXLPipeline does unless told otherwise: the picture was never cropped nor scaled.
+        sizes = conditioning.new_tensor([*sides, 0, 0, *sides]).expand(len(tokens), -1)
+        return {
+            "encoder_hidden_states": tokens,
+            "added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes},
+        }

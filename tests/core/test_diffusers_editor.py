@@ -417,7 +417,7 @@ def test_a_folder_that_lacks_or_breaks_something_is_one_sentence(folder, tmp_pat
     shutil.copytree(folder, broken)
     weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"unet cannot be read .*; copy the model there again") as error:
+    with pytest.raises(ValueError, match=r"unet.* is damaged: .*; copy or download it again") as error:
         DiffusersEditor.from_folder(broken)
     assert "\n" not in str(error.value)
     (broken / "vae" / "config.json").write_text('{"_class_name": "AutoencoderDC"}')

@@ -246,6 +246,29 @@ def test_half_precision_files_and_shards(variants: tuple[Path, Path, Path]) -> N
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_weights_under_their_old_names(folders: Folders, tmp_path: Path) -> None:
+    """Stable Diffusion 1.5 as it is published: the autoencoder's attention has other names, and the text a buffer more."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "sd1"
+    shutil.copytree(folders("sd1"), folder)
+    vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    states = load_file(vae)
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        states = {name.replace(f".{new}.", f".{old}."): value for name, value in states.items()}
+    assert any(".proj_attn." in name for name in states)
+    save_file(states, vae, {"format": "pt"})
+    text = folder / "text_encoder" / "model.safetensors"
+    states = load_file(text)
+    prefix = "text_model." if any(name.startswith("text_model.") for name in states) else ""
+    states = {f"text_model.{name.removeprefix(prefix)}": value for name, value in states.items()}
+    save_file(
+        {**states, "text_model.embeddings.position_ids": torch.arange(77)[None]}, text, {"format": "pt"}
+    )
+    found, expected = weights(load_editor(folder)), weights(load_editor(folders("sd1")))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_half_precision_on_demand(variants: tuple[Path, Path, Path], folders: Folders) -> None:
     plain, _, _ = variants
     editor = load_editor(plain, dtype=torch.float16)

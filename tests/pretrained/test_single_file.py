@@ -20,7 +20,8 @@ import tiny_stable_diffusion as tiny
 from retouch_core.models.diffusers_editor import DiffusersEditor
 from retouch_core.models.pretrained.editors import load_editor
 from retouch_core.models.pretrained.files import ModelError
-from retouch_core.models.pretrained.single_file import TELLTALE, shapes_of
+from retouch_core.models.pretrained.ldm_layout import family_of
+from retouch_core.models.pretrained.single_file import TELLTALE, check_complete, configs_of, shapes_of
 
 KINDS = [("sd1", 4), ("sd1", 9), ("sd2", 4), ("sdxl", 4), ("sdxl", 9)]
 TEXTS = ["a red car", "", "two blue boats on the left"]
@@ -117,6 +118,95 @@ def test_native_sizes(saved: Saved) -> None:
     assert load_editor(saved("sd1")[1], size=72).size == 72
     with pytest.raises(ValueError, match="size must be a multiple of 8 pixels, got 60"):
         load_editor(saved("sd1")[1], size=60)
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "sd1": {
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "sd2": {
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "sdxl": {
+        "block_out_channels": [320, 640, 1280],
+        "layers_per_block": 2,
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+        "transformer_layers_per_block": [1, 2, 10],
+        "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+"""unet/config.json of stable-diffusion-v1-5, stable-diffusion-2-1 and stable-diffusion-xl-base-1.0."""
+OPENAI_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+OPENCLIP_H = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 23,
+}
+OPENCLIP_G = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_attention_heads": 20,
+    "num_hidden_layers": 32,
+}
+TOWERS = {
+    "sd1": {"text_encoder": OPENAI_L},
+    "sd2": {"text_encoder": OPENCLIP_H},
+    "sdxl": {"text_encoder": OPENAI_L, "text_encoder_2": {**OPENCLIP_G, "projection_dim": 1280}},
+}
+"""The same models' text_encoder/config.json and text_encoder_2/config.json."""
+
+
+@pytest.mark.parametrize("family", list(PUBLISHED))
+def test_published_sizes_are_recognised(family: str) -> None:
+    """Networks of the published configurations, without memory: their shapes lead back to those configurations."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    published = PUBLISHED[family]
+    with torch.device("meta"):
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel(in_channels=9, **published),
+            "vae": AutoencoderKL(
+                block_out_channels=(128, 256, 512, 512),
+                layers_per_block=2,
+                latent_channels=4,
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+            ),
+        }
+        for part, sizes in TOWERS[family].items():
+            cls = CLIPTextModelWithProjection if part.endswith("2") else CLIPTextModel
+            parts[part] = cls(CLIPTextConfig(vocab_size=49408, **sizes))
+    shapes = {name: tuple(value.shape) for name, value in tiny.checkpoint(family, parts).items()}
+    path = Path("published.safetensors")
+    found = family_of(shapes, path)
+    configs = configs_of(shapes, found, found.side, path)
+    check_complete(shapes, found, configs, path)
+    unet = configs["unet"]
+    assert {name: unet[name] for name in published} == published
+    assert (unet["in_channels"], unet["out_channels"], unet["sample_size"]) == (9, 4, found.side // 8)
+    assert configs["vae"]["block_out_channels"] == [128, 256, 512, 512]
+    assert (configs["vae"]["layers_per_block"], configs["vae"]["latent_channels"]) == (2, 4)
+    for part, sizes in TOWERS[family].items():
+        assert {name: configs[part][name] for name in sizes} == sizes
 
 
 def rewritten(saved: Saved, tmp_path: Path, family: str, changes: dict[str, torch.Tensor | None]) -> Path:

@@ -129,6 +129,19 @@ def test_what_stays_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
+def test_few_masks_at_once_even_of_a_small_picture() -> None:
+    """Maps of a padded input are enlarged to 1024x1024 on their way to any size: 4 MiB each."""
+    at_once: list[int] = []
+
+    def enlarge(logits: Tensor, target: tuple[int, int]) -> Tensor:
+        at_once.append(len(logits))
+        return stretched(logits, target)
+
+    rules = auto.MaskRules(points_per_side=4, points_at_once=16, **EVERYTHING)
+    masks, _ = auto.automatic_masks(Decoder(), enlarge, (30, 40), rules, CPU)
+    assert len(masks) > 16 and max(at_once) == 16
+
+
 def test_nothing_found_is_legal() -> None:
     masks, scores = masks_of(Decoder(), (30, 40), pred_iou_min=0.999999)
     assert masks.shape == (0, 30, 40) and masks.dtype == torch.bool

@@ -214,7 +214,8 @@ def _judged(
 
 
 def _at_once(size: tuple[int, int]) -> int:
-    return max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
+    # However small the picture: where there is padding, maps go through the size of the network's input.
+    return max(1, PIXELS_AT_ONCE // max(size[0] * size[1], MEASURED_SIDE**2))
 
 
 def _fitting(kept: Tensor, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

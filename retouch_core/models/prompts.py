@@ -85,7 +85,7 @@ class PromptEncoder:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """B prompts -> [B,T,D], or [B,T+R,D] with the vector (`packed`), float32 where the towers are.
+        """B prompts -> [B,T,D], or [B,T+R,D] with the vector (`packed`), in float32 and on their device.
 
         A prompt that is longer than T tokens is cut, with a warning.
         """

@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 
 DONE, UNEXPECTED, BAD_INPUT, NOT_FOUND, CANCELLED = 0, 1, 2, 3, 130
 
+PROG = "python -m retouch_core"
+
 OUTPUTS = ("result.png", "mask.png", "sheet.png", "report.json")
 """What `retouch` writes."""
 
@@ -147,6 +149,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _eval(options: argparse.Namespace) -> int:
+    if options.pairs is not None or options.help:
+        from .evaluation.command import run
+
+        given = ["--help"] if options.help else ["--pairs", options.pairs, *options.rest]
+        return run(given, f"{PROG} eval", _progress_bar, _say_above_the_bar)
     import runpy
 
     root = Path(__file__).resolve().parents[1]
@@ -190,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     from .models_cli import add_models
 
     parser = _Parser(
-        prog="python -m retouch_core",
+        prog=PROG,
         description="Change part of a picture by saying it.",
         epilog="exit codes: 0 done, 1 unexpected error, 2 bad input, 3 nothing found, 130 cancelled",
     )
@@ -245,16 +252,21 @@ def _parser() -> argparse.ArgumentParser:
 
     add_models(commands, _command, _quiet)
 
-    evaluate = _command(commands, "eval", _eval, "measure the embedded models; needs the repository")
-    evaluate.usage = f"{parser.prog} eval [arguments of training.evaluate]"
+    summary = (
+        "measure: with --pairs on a list of pictures, else the embedded models, which needs the repository"
+    )
+    # Everything else goes on as it is: there are two commands behind this one, each with its own arguments.
+    evaluate = _command(commands, "eval", _eval, summary, add_help=False, allow_abbrev=False)
+    evaluate.add_argument("--pairs", metavar="DIR")
+    evaluate.add_argument("-h", "--help", action="store_true")
     return parser
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, **more: Any
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=f"{summary.capitalize()}."
+        name, help=summary, description=f"{summary.capitalize()}.", **more
     )
     command.set_defaults(run=run)
     command.add_argument("--debug", action="store_true", help="show where an error comes from")
@@ -300,6 +312,12 @@ def _above_the_bar(line: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(line)
+
+
+def _say_above_the_bar(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
 
 
 @contextmanager

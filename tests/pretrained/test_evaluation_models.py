@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from retouch_core.evaluation.models import EmbeddedSource, load_models, resolve, sources
+from retouch_core.evaluation.models import resolve, sources
 from retouch_core.evaluation.pretrained import PretrainedSource
 from retouch_core.models.pretrained import editors, lookup, opening
 
@@ -100,7 +100,7 @@ def test_what_is_not_on_this_machine_says_how_to_get_it(tmp_path: Path, monkeypa
 
 def test_a_real_clip_as_judge(tmp_path: Path):
     """The tiny embedded CLIP as if it were somebody's: another object, the same embeddings."""
-    from retouch_core.models.embedded import FOLDER
+    from retouch_core.models.embedded import FOLDER, load_scorer
 
     clip = tmp_path / "clip"
     shutil.copytree(FOLDER / "clip", clip)
@@ -108,13 +108,8 @@ def test_a_real_clip_as_judge(tmp_path: Path):
     side = json.loads((clip / "config.json").read_text())["vision_config"]["image_size"]
     told |= {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     (clip / "preprocessor_config.json").write_text(json.dumps(told))
-    names = dict.fromkeys(("editor", "segmenter", "scorer", "referrer"), "embedded")
-    found = load_models({**names, "judge": str(clip)}, (EmbeddedSource(), PretrainedSource()))
-    assert found.judge is not found.retoucher.scorer
+    judge, own = resolve("judge", str(clip), sources()), load_scorer()
     views = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        found.judge.encode_images(views).float(),
-        found.retoucher.scorer.encode_images(views),
-        rtol=1e-4,
-        atol=1e-5,
+        judge.encode_images(views).float(), own.encode_images(views), rtol=1e-4, atol=1e-5
     )

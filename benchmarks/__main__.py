@@ -18,6 +18,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "host_sampler_time": (),
     "composite_time": (),
     "morphology": (),
+    "views": (),
     "seams": (),
     "large_picture": ("--channels", "64", "--steps", "6"),
     "curves": (),

@@ -57,7 +57,7 @@ eval: $(STAMP)
 
 # FULL=1 takes the published steps and samples, on 20 scenes.
 ablations: $(STAMP)
-	$(PY) -m training.ablations $(if $(FULL),--full)
+	$(PY) -m training.ablations --jobs 2 $(if $(FULL),--full)
 	$(PY) -m training.ablations.comparison $(if $(FULL),--full -o docs/recipes/comparison_full.md)
 
 bench: $(STAMP)

@@ -16,6 +16,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "retouch_time": (),
     "host_chain": (),
     "host_sampler_time": (),
+    "guided_step": (),
     "composite_time": (),
     "morphology": (),
     "views": (),

@@ -52,6 +52,11 @@ def lines(retoucher: Retoucher) -> dict[str, list[tuple[str, Callable[[], Any]]]
             image, "red star", "blue fish", recipe=settings, candidates=m, seed=SEED, mask=mask
         )
 
+    def loop(m: int) -> Callable[[], Any]:
+        """What one would write: a retouch for each candidate, which finds, encodes and ranks anew."""
+        one = job(512, 512, 30)
+        return lambda: [one() for _ in range(m)]
+
     return {
         "picture, px (disc of 60 px)": [
             (f"{side} x {side}", job(side, side, 30)) for side in (128, 512, 2048, 4096)
@@ -63,7 +68,7 @@ def lines(retoucher: Retoucher) -> dict[str, list[tuple[str, Callable[[], Any]]]
             (str(count), job(512, 2048, 30, count)) for count in (1, 2, 4, 8)
         ],
         "candidates (disc of 60 px, 512 x 512 px)": [(str(m), job(512, 512, 30, m=m)) for m in (1, 4, 16)]
-        + [("16, pruned", job(512, 512, 30, m=16, prune=HALVING))],
+        + [("16, pruned", job(512, 512, 30, m=16, prune=HALVING)), ("16, plain loop", loop(16))],
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -18,7 +19,7 @@ from benchmarks.pairs import interleaved, ratios, told
 from retouch_core.demo import PICTURES
 from retouch_core.editing.guidance import guided_denoiser
 from retouch_core.editing.loss_guidance import with_losses
-from retouch_core.editing.loss_terms import Guidance, LossTerms
+from retouch_core.editing.loss_terms import CUTOUTS, Guidance, LossTerms
 from retouch_core.editing.schedule import sigmas_of
 from retouch_core.pictures import read_picture
 from retouch_core.pipeline import Retoucher
@@ -33,7 +34,7 @@ def main() -> int:
     """Print the ratios; 1 where a guided step costs more than the goal."""
     parser = argparse.ArgumentParser(prog="benchmarks.guided_step")
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--cutouts", type=int, nargs="+", default=[LossTerms("x").cutouts, 4, 8])
+    parser.add_argument("--cutouts", type=int, nargs="+", default=[CUTOUTS, 4, 8])
     options = parser.parse_args()
     retoucher, image = Retoucher.embedded(), read_picture(PICTURES / "grass.png")
     editor = retoucher.plain
@@ -60,11 +61,11 @@ def main() -> int:
         for rows in (1, 4):
             x = sigmas[NOISY] * torch.randn(rows, *latents.shape[1:])
             level = sigmas[NOISY].expand(rows)
-            runs = {"guided": lambda: guided(x, level), "plain": lambda: denoise(x, level)}
+            runs = {"guided": partial(guided, x, level), "plain": partial(denoise, x, level)}
             interleaved(runs, 2)
             seconds = interleaved(runs, options.pairs, time.process_time)
             print(f"{rows} candidates, {cutouts} views: {told(seconds['guided'], seconds['plain'])}")
-            usual = cutouts == LossTerms("x").cutouts
+            usual = cutouts == CUTOUTS
             ratio = statistics.median(ratios(seconds["guided"], seconds["plain"]))
             missed |= usual and ratio > GOAL
     return int(missed)

@@ -112,7 +112,7 @@ class Recipe:
     loss_path: str = "tiny_half"
     loss_estimate: str = "x0"
     loss_distance: str = "cosine"
-    loss_cutouts: int = 4
+    loss_cutouts: int = 2
     loss_cutting: str = "augment"
     loss_bound: float | None = 0.1
     loss_every: int = 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from retouch_core.editing.loss_guidance import GuidedDenoise, bounded, guided_steps, moved, with_losses
-from retouch_core.editing.loss_terms import Guidance, LossTerms
+from retouch_core.editing.loss_terms import CUTOUTS, Guidance, LossTerms
 from retouch_core.editing.picture_losses import PictureLosses, window_around
 from retouch_core.editing.sampler import retouch_latent, sample
 from retouch_core.metrics.feature_distance import ScorerDistance
@@ -357,7 +357,9 @@ def test_losses_that_are_nan_leave_the_step_and_stop_the_run_at_the_third():
             out = super().encode_images(views).clone()
             return (
                 out
-                * torch.tensor([math.nan if k // 4 in self.bad else 1.0 for k in range(len(views))])[:, None]
+                * torch.tensor([math.nan if k // CUTOUTS in self.bad else 1.0 for k in range(len(views))])[
+                    :, None
+                ]
             )
 
     scorer = Broken()

@@ -21,6 +21,7 @@ from retouch_core.editing.guidance import guided_denoiser
 from retouch_core.editing.loss_guidance import with_losses
 from retouch_core.editing.loss_terms import CUTOUTS, Guidance, LossTerms
 from retouch_core.editing.schedule import sigmas_of
+from retouch_core.models.diffusers_editor import DiffusersEditor
 from retouch_core.pictures import read_picture
 from retouch_core.pipeline import Retoucher
 
@@ -38,7 +39,7 @@ def main() -> int:
     options = parser.parse_args()
     retoucher, image = Retoucher.embedded(), read_picture(PICTURES / "grass.png")
     editor = retoucher.plain
-    assert editor is not None
+    assert isinstance(editor, DiffusersEditor)
     mask = torch.zeros(1, *image.shape[1:3])
     mask[:, 40:90, 10:60] = 1
     latents = editor.encode(image)

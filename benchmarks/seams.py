@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,6 +55,11 @@ def disc() -> Tensor:
     return (along[:, None].square() + along[None].square() < 20**2).float()[None]
 
 
+def as_laid(mask: Tensor, least: float, mode: str, source: Tensor, made: Tensor) -> Tensor:
+    """An identity edit as the default recipe lays it: `made` is the source through the autoencoder."""
+    return composite(source, detailed(made, made, source, least), mask, mode=mode)
+
+
 def line(name: str, seams: list[Seam]) -> str:
     """Means over several pictures, in levels of 255."""
     step, natural, shift = (
@@ -82,10 +88,7 @@ def main() -> int:
     missed = False
     least = settings.change_min
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        **{
-            mode: lambda a, b, mode=mode: composite(a, detailed(b, b, a, least), mask, mode=mode)
-            for mode in MODES
-        },  # type: ignore[misc]
+        **{mode: partial(as_laid, mask, least, mode) for mode in MODES},
         "bare feather": lambda a, b: composite(a, b, mask),
         "bare feather, colours matched": lambda a, b: composite(a, match_colours(a, b, mask)[0], mask),
     }

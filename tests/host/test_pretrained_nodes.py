@@ -105,7 +105,13 @@ def test_sam_2_finds_entities_and_lives_in_the_hosts_patchers(pack: Pack, shelf:
     import comfy.model_management
 
     loader = pack("nodes.load_segmenter").RetouchLoadSegmenter
-    told = {"backend": "sam2", "model": "auto", "points_per_side": 4, "pred_iou_min": 0.0, "stability_min": 0.0}
+    told = {
+        "backend": "sam2",
+        "model": "auto",
+        "points_per_side": 4,
+        "pred_iou_min": 0.0,
+        "stability_min": 0.0,
+    }
     (segmenter,) = loader.execute(told).result
     assert isinstance(segmenter, pack("retouch_core.models.protocols").Segmenter)
     image = torch.rand(1, HEIGHT, WIDE, 3, generator=torch.Generator().manual_seed(1))
@@ -135,7 +141,9 @@ def test_a_segmenter_stops_when_the_artist_cancels(pack: Pack, shelf: Path) -> N
 
 
 def test_clip_scores_regions_and_lets_gradients_through_in_the_hosts_mode(pack: Pack, shelf: Path) -> None:
-    (scorer,) = pack("nodes.load_scorer").RetouchLoadScorer.execute({"backend": "clip", "model": "tiny-clip"}).result
+    (scorer,) = (
+        pack("nodes.load_scorer").RetouchLoadScorer.execute({"backend": "clip", "model": "tiny-clip"}).result
+    )
     assert isinstance(scorer, pack("retouch_core.models.protocols").Scorer)
     direct = pack("retouch_core.models.pretrained.clip").PretrainedClipScorer.from_folder(
         shelf / "retouch_scorers" / "tiny-clip"
@@ -158,12 +166,18 @@ def test_referrers_find_by_a_phrase(pack: Pack, shelf: Path) -> None:
     (soft,) = loader.execute({"backend": "clipseg", "model": "auto"}).result
     assert isinstance(soft, protocols.Referrer) and not isinstance(soft, protocols.InstanceReferrer)
     (boxes,) = loader.execute(
-        {"backend": "grounding_dino", "model": "auto", "masks": "auto", "threshold": 0.0, "text_threshold": 0.0}
+        {
+            "backend": "grounding_dino",
+            "model": "auto",
+            "masks": "auto",
+            "threshold": 0.0,
+            "text_threshold": 0.0,
+        }
     ).result
     assert isinstance(boxes, protocols.InstanceReferrer) and len(boxes.patchers) == 2
     for referrer in (soft, boxes):
         with torch.inference_mode():
-            regions, mask, heat, report = node.execute(image, referrer, "the red thing").result
+            _, mask, heat, report = node.execute(image, referrer, "the red thing").result
         assert mask.shape == heat.shape == (1, HEIGHT, WIDE) and report
         assert all(patcher in loaded() for patcher in referrer.patchers)
 

@@ -81,6 +81,7 @@ class RetouchLoadSegmenter(io.ComfyNode):
                         io.DynamicCombo.Option(
                             "mask2former", [model_input(ROLE, "mask2former"), *_panoptic()]
                         ),
+                        io.DynamicCombo.Option("oneformer", [model_input(ROLE, "oneformer"), *_panoptic()]),
                         io.DynamicCombo.Option(EMBEDDED, []),
                     ],
                     tooltip="Which kind of network; only its own options are shown.",

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "example_workflows"
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
-NEEDS_DOWNLOAD = {"retouch_with_sam3_masks"}
+NEEDS_DOWNLOAD = {"retouch_with_sam3_masks", *(name for name in NAMES if name.startswith("photo_"))}
 RUNNABLE = [name for name in NAMES if name not in NEEDS_DOWNLOAD]
 RENDERERS = ("classic", "nodes2")
 STEPS = "retouch_by_text_step_by_step"

@@ -22,24 +22,37 @@ GOLDEN = Path(__file__).parent / "golden" / "nodes.json"
 HOSTS_OWN = {"sampler_name", "scheduler"}
 """Combos that list what the host has, which differs from host to host."""
 
+ON_DISK = {"model", "masks"}
+"""Combos of files, after a first option that is always there."""
+
 Node = dict[str, Any]
+
+
+def socket(entry: Any) -> Node:
+    """What a workflow file relies on, of an input."""
+    told = {"id": entry.id, "type": entry.get_io_type(), "optional": bool(entry.optional)}
+    extra = entry.as_dict()
+    if "default" in extra:
+        told["default"] = extra["default"]
+    if extra.get("control_after_generate"):
+        told["control_after_generate"] = True  # takes a place among the saved values
+    chosen = getattr(entry, "options", None) or []
+    if chosen and hasattr(chosen[0], "inputs"):
+        told["options"] = [option.key for option in chosen]
+        told["of"] = {option.key: [socket(inner) for inner in option.inputs] for option in chosen}
+    elif extra.get("options") and entry.id not in HOSTS_OWN:
+        told["options"] = list(extra["options"])[:1] if entry.id in ON_DISK else list(extra["options"])
+    if told.get("options"):
+        told.setdefault("default", told["options"][0])  # what the frontend takes
+    return told
 
 
 def described(node: Any) -> Node:
     """What a workflow file relies on, of a node class."""
     schema = node.GET_SCHEMA()
-    inputs = []
-    for entry in sorted(schema.inputs, key=lambda entry: bool(entry.optional)):  # stable
-        told = {"id": entry.id, "type": entry.get_io_type(), "optional": bool(entry.optional)}
-        extra = entry.as_dict()
-        if "default" in extra:
-            told["default"] = extra["default"]
-        if extra.get("control_after_generate"):
-            told["control_after_generate"] = True  # takes a place among the saved values
-        if extra.get("options") and entry.id not in HOSTS_OWN:
-            told["options"] = list(extra["options"])
-            told.setdefault("default", told["options"][0])  # what the frontend takes
-        inputs.append(told)
+    inputs = [
+        socket(entry) for entry in sorted(schema.inputs, key=lambda entry: bool(entry.optional))
+    ]  # stable
     outputs = [
         {"id": entry.id, "type": entry.get_io_type(), "list": bool(entry.is_output_list)}
         for entry in schema.outputs
@@ -79,6 +92,13 @@ def _changed(old: Node, new: Node) -> list[str]:
     gone = [option for option in old.get("options", []) if option not in new.get("options", [])]
     if gone:
         found.append(f"options {gone} are gone")
+    for key, inputs in old.get("of", {}).items():
+        there = new.get("of", {}).get(key, [])
+        for place, entry in enumerate(inputs):
+            if place >= len(there) or there[place]["id"] != entry["id"]:
+                found.append(f"{key}[{place}] was {entry['id']}")
+            else:
+                found += [f"{key}.{entry['id']}: {text}" for text in _changed(entry, there[place])]
     return found
 
 

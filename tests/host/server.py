@@ -241,8 +241,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def lay_out(folder: Path, pack: Path = ROOT) -> None:
-    """The host's base directory: our pack as a link, its pictures as input, and the guard for the child."""
+EXAMPLE = "example.png"
+"""The picture that comes with the host, which our graphs for photographs open."""
+
+
+def lay_out(folder: Path, host: Path, pack: Path = ROOT) -> None:
+    """The base directory of `host`: our pack as a link, its pictures and the host's own as input, and the guard for the child."""
     for name in ("custom_nodes", "input", "output", "temp", "user", "models", "guard"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     link = folder / "custom_nodes" / PACK_FOLDER
@@ -252,6 +256,8 @@ def lay_out(folder: Path, pack: Path = ROOT) -> None:
         for picture in sorted(source.iterdir()):
             if picture.suffix in PICTURES:
                 shutil.copy(picture, folder / "input" / picture.name)
+    if (host / "input" / EXAMPLE).is_file():
+        shutil.copy(host / "input" / EXAMPLE, folder / "input" / EXAMPLE)
     (folder / "guard" / "sitecustomize.py").write_text(GUARD, encoding="utf-8")
 
 
@@ -263,7 +269,7 @@ def start_server(
 
     Raises ServerError, with the end of its log, where it does not answer within `timeout` seconds.
     """
-    lay_out(folder, pack)
+    lay_out(folder, host, pack)
     port = free_port()
     command = [
         *(sys.executable, str(host / "main.py"), "--cpu", "--listen", "127.0.0.1", "--port", str(port)),

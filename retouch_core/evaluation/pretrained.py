@@ -37,7 +37,7 @@ class PretrainedSource:
 
     def _opened(self, role: str, backend: str, *, name: str = "", path: Path | None = None) -> Any:
         if role == "editor":
-            from ..models.pretrained.editors import load_editor
+            from ..models.pretrained.editors.load import load_editor
             from ..models.pretrained.lookup import find
 
             return Editors(load_editor(path or find(role, backend, name), device=self.device))

@@ -195,7 +195,7 @@ class DiffusersEditor:
             FileNotFoundError: the folder or one of its parts is missing.
             ValueError: a part of a class that does not fit, or a file that cannot be read.
         """
-        from .pretrained.diffusers_folder import read_folder
+        from .pretrained.editors.diffusers_folder import read_folder
 
         return cls(**read_folder(Path(folder), dtype), device=device, size=size)
 

@@ -145,7 +145,7 @@ def test_clip_scores_regions_and_lets_gradients_through_in_the_hosts_mode(pack: 
         pack("nodes.load_scorer").RetouchLoadScorer.execute({"backend": "clip", "model": "tiny-clip"}).result
     )
     assert isinstance(scorer, pack("retouch_core.models.protocols").Scorer)
-    direct = pack("retouch_core.models.pretrained.clip").PretrainedClipScorer.from_folder(
+    direct = pack("retouch_core.models.pretrained.scorers.clip").PretrainedClipScorer.from_folder(
         shelf / "retouch_scorers" / "tiny-clip"
     )
     views = torch.rand(3, 3, scorer.image_size, scorer.image_size)

@@ -14,8 +14,8 @@ import torch
 from folder_faults import FAULTS
 from tiny_referrers import eight_bit, picture, sam2_folder, sam_folder
 
-from retouch_core.models.pretrained.box_masks import BoxSegmenter
 from retouch_core.models.pretrained.loading import ModelError
+from retouch_core.models.pretrained.referrers.box_masks import BoxSegmenter
 
 BOXES = torch.tensor([[3.0, 4.0, 30.0, 25.0], [10.5, 2.25, 60.0, 39.0], [0.0, 0.0, 64.0, 40.0]])
 BUILDERS: dict[str, Callable[[Path], Path]] = {"sam": sam_folder, "sam2": sam2_folder}

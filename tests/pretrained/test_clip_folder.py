@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_towers import clip_folder, drawn, normalised, tokenizer, write
 
-from retouch_core.models.pretrained import clip as module
-from retouch_core.models.pretrained.clip import PretrainedClipScorer
 from retouch_core.models.pretrained.loading import ModelError
-from retouch_core.models.pretrained.towers import chunk_for
+from retouch_core.models.pretrained.scorers import clip as module
+from retouch_core.models.pretrained.scorers.clip import PretrainedClipScorer
+from retouch_core.models.pretrained.scorers.towers import chunk_for
 from retouch_core.models.protocols import Scorer
 from retouch_core.tensors.checks import InputWarning
 

@@ -12,8 +12,8 @@ pytest.importorskip("open_clip")
 
 import tiny_stable_diffusion as tiny
 
-from retouch_core.models.pretrained import clip_words
-from retouch_core.models.pretrained.clip_words import clip_tokenizer
+from retouch_core.models.pretrained.editors import clip_words
+from retouch_core.models.pretrained.editors.clip_words import clip_tokenizer
 from retouch_core.models.pretrained.files import ModelError
 
 TEXTS = [

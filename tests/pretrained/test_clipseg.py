@@ -13,8 +13,8 @@ import torch
 from folder_faults import FAULTS
 from tiny_referrers import clipseg_folder, eight_bit, picture
 
-from retouch_core.models.pretrained.clipseg import ClipSegReferrer
 from retouch_core.models.pretrained.loading import ModelError
+from retouch_core.models.pretrained.referrers.clipseg import ClipSegReferrer
 from retouch_core.models.pretrained.referring_parts import image_settings
 from retouch_core.models.protocols import InstanceReferrer, Referrer
 from retouch_core.tensors.checks import InputWarning

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retouch_core.models.pretrained.detector_referrer import DetectorReferrer
+from retouch_core.models.pretrained.referrers.detector_referrer import DetectorReferrer
 from retouch_core.models.protocols import InstanceReferrer
 from retouch_core.regions.referring import refer
 from retouch_core.tensors.checks import InputWarning

@@ -20,7 +20,7 @@ from retouch_core.editing.guidance import guided_denoiser
 from retouch_core.editing.sampler import sample, start_latent
 from retouch_core.editing.schedule import sigmas_of
 from retouch_core.models.diffusers_editor import DiffusersEditor
-from retouch_core.models.pretrained.editors import load_editor
+from retouch_core.models.pretrained.editors.load import load_editor
 from retouch_core.models.pretrained.files import ModelError
 from retouch_core.models.protocols import Editor
 

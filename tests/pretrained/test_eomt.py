@@ -11,8 +11,8 @@ import torch
 from folder_faults import FAULTS
 from tiny_segmenters import check_prepared, eomt_processor, picture, saved, tiny_eomt
 
-from retouch_core.models.pretrained.eomt import EomtSegmenter
 from retouch_core.models.pretrained.loading import ModelError
+from retouch_core.models.pretrained.segmenters.eomt import EomtSegmenter
 from retouch_core.models.protocols import Segmenter
 
 LOOSE = {"score_min": 0.3, "overlap_min": 0.0}

@@ -13,7 +13,8 @@ import torch
 
 from retouch_core.evaluation.models import resolve, sources
 from retouch_core.evaluation.pretrained import PretrainedSource
-from retouch_core.models.pretrained import editors, lookup, opening
+from retouch_core.models.pretrained import lookup, opening
+from retouch_core.models.pretrained.editors import load as editors
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import torch
 from folder_faults import FAULTS
 from tiny_referrers import eight_bit, florence2_folder, picture
 
-from retouch_core.models.pretrained.florence2 import Florence2Referrer, filled, polygons
 from retouch_core.models.pretrained.loading import ModelError
+from retouch_core.models.pretrained.referrers.florence2 import Florence2Referrer, filled, polygons
 from retouch_core.models.protocols import InstanceReferrer
 from retouch_core.regions.referring import refer
 

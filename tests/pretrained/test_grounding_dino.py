@@ -14,10 +14,10 @@ import torch
 from folder_faults import FAULTS
 from tiny_referrers import eight_bit, grounding_dino_folder, picture, sam2_folder
 
-from retouch_core.models.pretrained.box_masks import BoxSegmenter
-from retouch_core.models.pretrained.detector_referrer import Detector, DetectorReferrer
-from retouch_core.models.pretrained.grounding_dino import GroundingDinoDetector, caption, seen_size
 from retouch_core.models.pretrained.loading import ModelError
+from retouch_core.models.pretrained.referrers.box_masks import BoxSegmenter
+from retouch_core.models.pretrained.referrers.detector_referrer import Detector, DetectorReferrer
+from retouch_core.models.pretrained.referrers.grounding_dino import GroundingDinoDetector, caption, seen_size
 from retouch_core.models.protocols import InstanceReferrer
 from retouch_core.tensors.checks import InputWarning
 

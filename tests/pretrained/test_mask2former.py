@@ -13,7 +13,7 @@ from tiny_segmenters import check_prepared, mask2former_processor, picture, save
 from torch.nn import functional
 
 from retouch_core.models.pretrained.loading import ModelError
-from retouch_core.models.pretrained.mask2former import Mask2FormerSegmenter
+from retouch_core.models.pretrained.segmenters.mask2former import Mask2FormerSegmenter
 from retouch_core.models.protocols import Segmenter
 
 LOOSE = {"score_min": 0.3, "overlap_min": 0.0}

@@ -12,8 +12,8 @@ import numpy as np
 
 from retouch_core.editing.schedule import sigmas_of
 from retouch_core.models.noise import LEAST_ABAR, training_sigmas
+from retouch_core.models.pretrained.editors.noise_schedule import scheduler_of
 from retouch_core.models.pretrained.files import ModelError
-from retouch_core.models.pretrained.noise_schedule import scheduler_of
 
 PUBLISHED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SOLVERS = ("PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDPMScheduler")

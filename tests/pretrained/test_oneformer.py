@@ -22,7 +22,7 @@ from tiny_segmenters import (
 from torch.nn import functional
 
 from retouch_core.models.pretrained.loading import ModelError
-from retouch_core.models.pretrained.oneformer import OneFormerSegmenter
+from retouch_core.models.pretrained.segmenters.oneformer import OneFormerSegmenter
 from retouch_core.models.protocols import Segmenter
 
 LOOSE = {"score_min": 0.3, "overlap_min": 0.0}

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_towers import drawn, tokenizer, write
 
-from retouch_core.models.pretrained import open_clip_scorer as module
 from retouch_core.models.pretrained.loading import ModelError
-from retouch_core.models.pretrained.open_clip_scorer import OpenClipScorer
+from retouch_core.models.pretrained.scorers import open_clip_scorer as module
+from retouch_core.models.pretrained.scorers.open_clip_scorer import OpenClipScorer
 from retouch_core.models.protocols import Scorer
 from retouch_core.tensors.checks import InputWarning
 

@@ -12,7 +12,7 @@ from tiny_segmenters import eomt_processor, saved, tiny_eomt
 from tiny_towers import clip_folder
 
 from retouch_core.models.pretrained.catalogue import BACKENDS
-from retouch_core.models.pretrained.editors import load_editor
+from retouch_core.models.pretrained.editors.load import load_editor
 from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.lookup import ENVIRONMENT
 from retouch_core.models.pretrained.opening import CLASSES, backends_of, class_of, mask_makers, open_model

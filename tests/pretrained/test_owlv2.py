@@ -14,10 +14,10 @@ import transformers
 from folder_faults import FAULTS
 from tiny_referrers import eight_bit, owlv2_folder, owlv2_images, picture, sam_folder
 
-from retouch_core.models.pretrained.box_masks import BoxSegmenter
-from retouch_core.models.pretrained.detector_referrer import Detector, DetectorReferrer
 from retouch_core.models.pretrained.loading import ModelError
-from retouch_core.models.pretrained.owlv2 import Owlv2Detector, kept, square
+from retouch_core.models.pretrained.referrers.box_masks import BoxSegmenter
+from retouch_core.models.pretrained.referrers.detector_referrer import Detector, DetectorReferrer
+from retouch_core.models.pretrained.referrers.owlv2 import Owlv2Detector, kept, square
 from retouch_core.models.protocols import InstanceReferrer
 from retouch_core.tensors.checks import InputWarning
 

@@ -8,8 +8,8 @@ from tiny_segmenters import eomt_processor
 from torch import Tensor
 from torch.nn import functional
 
-from retouch_core.models.pretrained.panoptic_masks import panoptic_masks
 from retouch_core.models.pretrained.preparing import fitted_size, stretched, uncovered
+from retouch_core.models.pretrained.segmenters.panoptic_masks import panoptic_masks
 
 
 def classes_of(*scores: float) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 from folder_faults import FAULTS
 from tiny_segmenters import check_prepared, picture, published_masks, sam2_processor, saved, tiny_sam2
 
-from retouch_core.models.pretrained.automatic_masks import point_grid
 from retouch_core.models.pretrained.loading import ModelError
-from retouch_core.models.pretrained.sam2 import Sam2Segmenter
+from retouch_core.models.pretrained.segmenters.automatic_masks import point_grid
+from retouch_core.models.pretrained.segmenters.sam2 import Sam2Segmenter
 from retouch_core.models.protocols import Segmenter
 
 LOOSE = {

@@ -16,7 +16,7 @@ from folder_faults import FAULTS
 from tiny_referrers import eight_bit, picture, sam3_folder
 
 from retouch_core.models.pretrained.loading import ModelError
-from retouch_core.models.pretrained.sam3 import Sam3Referrer, kept
+from retouch_core.models.pretrained.referrers.sam3 import Sam3Referrer, kept
 from retouch_core.models.protocols import InstanceReferrer
 from retouch_core.regions.referring import refer
 from retouch_core.tensors.checks import InputWarning

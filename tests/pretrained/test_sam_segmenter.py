@@ -11,9 +11,9 @@ import torch
 from folder_faults import FAULTS
 from tiny_segmenters import check_prepared, picture, published_masks, sam_processor, saved, tiny_sam
 
-from retouch_core.models.pretrained.automatic_masks import point_grid
 from retouch_core.models.pretrained.loading import ModelError
-from retouch_core.models.pretrained.sam import SamSegmenter
+from retouch_core.models.pretrained.segmenters.automatic_masks import point_grid
+from retouch_core.models.pretrained.segmenters.sam import SamSegmenter
 from retouch_core.models.protocols import Segmenter
 
 LOOSE = {

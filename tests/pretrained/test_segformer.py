@@ -13,9 +13,9 @@ from folder_faults import cut_off, pickled, without_settings, without_weights
 from tiny_segmenters import check_prepared, picture, saved, segformer_processor, tiny_segformer
 from torch.nn import functional
 
-from retouch_core.models.pretrained import segformer
 from retouch_core.models.pretrained.loading import ModelError
-from retouch_core.models.pretrained.segformer import SegformerSegmenter, label_map
+from retouch_core.models.pretrained.segmenters import segformer
+from retouch_core.models.pretrained.segmenters.segformer import SegformerSegmenter, label_map
 from retouch_core.models.protocols import Segmenter
 
 

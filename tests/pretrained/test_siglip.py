@@ -11,9 +11,9 @@ import pytest
 import torch
 from tiny_towers import LENGTH, PIECES, SPACE, WORDS, drawn, normalised, siglip_folder, tokenizer, write
 
-from retouch_core.models.pretrained import siglip as module
 from retouch_core.models.pretrained.loading import ModelError
-from retouch_core.models.pretrained.siglip import SiglipScorer
+from retouch_core.models.pretrained.scorers import siglip as module
+from retouch_core.models.pretrained.scorers.siglip import SiglipScorer
 from retouch_core.models.protocols import Scorer
 from retouch_core.tensors.checks import InputWarning
 

@@ -18,10 +18,15 @@ pytest.importorskip("open_clip")
 import tiny_stable_diffusion as tiny
 
 from retouch_core.models.diffusers_editor import DiffusersEditor
-from retouch_core.models.pretrained.editors import load_editor
+from retouch_core.models.pretrained.editors.ldm_layout import family_of
+from retouch_core.models.pretrained.editors.load import load_editor
+from retouch_core.models.pretrained.editors.single_file import (
+    TELLTALE,
+    check_complete,
+    configs_of,
+    shapes_of,
+)
 from retouch_core.models.pretrained.files import ModelError
-from retouch_core.models.pretrained.ldm_layout import family_of
-from retouch_core.models.pretrained.single_file import TELLTALE, check_complete, configs_of, shapes_of
 
 KINDS = [("sd1", 4), ("sd1", 9), ("sd2", 4), ("sdxl", 4), ("sdxl", 9)]
 TEXTS = ["a red car", "", "two blue boats on the left"]
@@ -107,7 +112,7 @@ def test_they_compute_what_the_saved_ones_do(saved: Saved, family: str, channels
 
 
 def tiny_tokenizer(pad: str) -> Any:
-    from retouch_core.models.pretrained.clip_words import clip_tokenizer
+    from retouch_core.models.pretrained.editors.clip_words import clip_tokenizer
 
     return clip_tokenizer(pad)
 

@@ -10,7 +10,7 @@ import torch
 
 from ..dino_attention import IMAGENET_MEAN, IMAGENET_STD, DinoAttention
 from .loading import ModelError, check_kind, config_of, load_model, needs
-from .towers import normalisation, preprocessing
+from .scorers.towers import normalisation, preprocessing
 
 NAME = "DINO"
 PLAIN, SECOND, REGISTERS = "vit", "dinov2", "dinov2_with_registers"

@@ -10,27 +10,27 @@ from typing import Any
 import torch
 
 from .catalogue import BACKENDS
-from .detector_referrer import DetectorReferrer
 from .loading import ModelError
 from .lookup import Folders, candidates, check_backend, find
+from .referrers.detector_referrer import DetectorReferrer
 
 CLASSES = {
-    "eomt": "eomt.EomtSegmenter",
-    "sam2": "sam2.Sam2Segmenter",
-    "segformer": "segformer.SegformerSegmenter",
-    "sam": "sam.SamSegmenter",
-    "mask2former": "mask2former.Mask2FormerSegmenter",
-    "oneformer": "oneformer.OneFormerSegmenter",
-    "open_clip": "open_clip_scorer.OpenClipScorer",
-    "clip": "clip.PretrainedClipScorer",
-    "siglip": "siglip.SiglipScorer",
-    "clipseg": "clipseg.ClipSegReferrer",
-    "grounding_dino": "grounding_dino.GroundingDinoDetector",
-    "owlv2": "owlv2.Owlv2Detector",
-    "florence2": "florence2.Florence2Referrer",
-    "sam3": "sam3.Sam3Referrer",
+    "eomt": "segmenters.eomt.EomtSegmenter",
+    "sam2": "segmenters.sam2.Sam2Segmenter",
+    "segformer": "segmenters.segformer.SegformerSegmenter",
+    "sam": "segmenters.sam.SamSegmenter",
+    "mask2former": "segmenters.mask2former.Mask2FormerSegmenter",
+    "oneformer": "segmenters.oneformer.OneFormerSegmenter",
+    "open_clip": "scorers.open_clip_scorer.OpenClipScorer",
+    "clip": "scorers.clip.PretrainedClipScorer",
+    "siglip": "scorers.siglip.SiglipScorer",
+    "clipseg": "referrers.clipseg.ClipSegReferrer",
+    "grounding_dino": "referrers.grounding_dino.GroundingDinoDetector",
+    "owlv2": "referrers.owlv2.Owlv2Detector",
+    "florence2": "referrers.florence2.Florence2Referrer",
+    "sam3": "referrers.sam3.Sam3Referrer",
 }
-"""Backend -> file and class of this package."""
+"""Backend -> folder, file and class below this one."""
 DETECTORS = ("grounding_dino", "owlv2")
 """Referrers that give boxes, for which a segmenter makes masks."""
 BOX_MASKS = ("sam2", "sam")
@@ -46,7 +46,7 @@ def class_of(backend: str) -> Any:
     """
     if backend not in CLASSES:
         raise ValueError(f"there is no backend {backend!r}; choose one of {', '.join(CLASSES)}")
-    module, name = CLASSES[backend].split(".")
+    module, name = CLASSES[backend].rsplit(".", 1)
     return getattr(importlib.import_module(f".{module}", __package__), name)
 
 
@@ -79,7 +79,7 @@ def open_model(
     check_backend(role, backend)
     made = class_of(backend).from_folder(find(role, backend, name, path=path, folders=folders), **options)
     if backend in DETECTORS:
-        from .box_masks import BoxSegmenter
+        from .referrers.box_masks import BoxSegmenter
 
         made = DetectorReferrer(made, BoxSegmenter.from_folder(_mask_maker(masks, folders)))
     for network in made.networks:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from ..diffusers_editor import PREDICTIONS, DiffusersEditor
+from ...diffusers_editor import PREDICTIONS, DiffusersEditor
+from ..files import ModelError
 from .diffusers_folder import INDEX, read_folder
-from .files import ModelError
 from .single_file import ENDING, read_file
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

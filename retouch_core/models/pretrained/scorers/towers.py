@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import ModelError
-from .referring_parts import NESTED, OF_ALL, OF_IMAGES
-from .states import SAFE_ENDING
+from ..files import ModelError
+from ..referring_parts import NESTED, OF_ALL, OF_IMAGES
+from ..states import SAFE_ENDING
 
 CPU_TOKENS = 256
 """Tokens that go through an image tower at once on a CPU: about one view of a ViT-B/16."""

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...tensors.checks import check_range, check_text
-from ..protocols import Instances
-from .chunks import Tell, in_chunks
-from .loading import load_model, load_part, needs
-from .referring_parts import (
+from ....tensors.checks import check_range, check_text
+from ...protocols import Instances
+from ..chunks import Tell, in_chunks
+from ..loading import load_model, load_part, needs
+from ..referring_parts import (
     Look,
     check_count,
     image_settings,

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...tensors.checks import check_range, check_text
-from .loading import ModelError, load_model, load_part
-from .referring_parts import (
+from ....tensors.checks import check_range, check_text
+from ..loading import ModelError, load_model, load_part
+from ..referring_parts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Look,

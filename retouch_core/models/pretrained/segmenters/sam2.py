@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..chunks import Tell
+from ..loading import ModelError, load_model, needs
+from ..preparing import Preparation, image_processor, picture_size, side_of, stretched
 from .automatic_masks import SCORE_MIN, MaskRules, automatic_masks
-from .chunks import Tell
-from .loading import ModelError, load_model, needs
-from .preparing import Preparation, image_processor, picture_size, side_of, stretched
 
 WHAT = "SAM 2"
 KINDS = ("sam2", "sam2_video")

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..clip_scorer import ClipScorer
-from .chunks import Tell, in_chunks
-from .loading import check_kind, check_weights, load_model, load_part
+from ...clip_scorer import ClipScorer
+from ..chunks import Tell, in_chunks
+from ..loading import check_kind, check_weights, load_model, load_part
 from .towers import (
     CLIP_MEAN,
     CLIP_STD,

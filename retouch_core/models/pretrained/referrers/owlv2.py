@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...tensors.checks import check_range, check_text
-from ...tensors.frames import CLIP_MEAN
-from .loading import load_model, load_part
-from .referring_parts import (
+from ....tensors.checks import check_range, check_text
+from ....tensors.frames import CLIP_MEAN
+from ..loading import load_model, load_part
+from ..referring_parts import (
     Look,
     check_count,
     image_settings,

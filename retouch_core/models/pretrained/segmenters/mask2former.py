@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chunks import Tell
-from .loading import ModelError, load_model
+from ..chunks import Tell
+from ..loading import ModelError, load_model
+from ..preparing import Preparation, fitted_size, image_processor, picture_size, side_of, stretched
 from .panoptic_masks import OVERLAP_MIN, SCORE_MIN, check_share, panoptic_masks
-from .preparing import Preparation, fitted_size, image_processor, picture_size, side_of, stretched
 
 WHAT = "Mask2Former"
 KINDS = ("mask2former",)

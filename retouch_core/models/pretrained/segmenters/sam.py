@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..chunks import Tell
+from ..loading import ModelError, load_model
+from ..preparing import Preparation, image_processor, padded, picture_size, side_of, uncovered
 from .automatic_masks import SCORE_MIN, MaskRules, automatic_masks
-from .chunks import Tell
-from .loading import ModelError, load_model
-from .preparing import Preparation, image_processor, padded, picture_size, side_of, uncovered
 
 WHAT = "SAM"
 KINDS = ("sam",)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...tensors.checks import check_text
-from ..clip_scorer import as_tensor
-from .chunks import Tell, in_chunks
-from .loading import load_model, load_part
-from .referring_parts import (
+from ....tensors.checks import check_text
+from ...clip_scorer import as_tensor
+from ..chunks import Tell, in_chunks
+from ..loading import load_model, load_part
+from ..referring_parts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Look,

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from ..quiet import quiet_loading
+from ...quiet import quiet_loading
+from ..files import ModelError, check_safetensors
 from .clip_words import clip_tokenizer
 from .diffusers_folder import dtype_of_vae, reading
-from .files import ModelError, check_safetensors
 from .ldm_layout import (
     SD2,
     SDXL,

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...tensors.checks import check_text
-from ..protocols import Instances
-from .chunks import Tell, in_chunks
-from .loading import load_model, load_part, needs
-from .referring_parts import (
+from ....tensors.checks import check_text
+from ...protocols import Instances
+from ..chunks import Tell, in_chunks
+from ..loading import load_model, load_part, needs
+from ..referring_parts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Look,

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chunks import Tell
-from .loading import ModelError, load_model, needs
+from ..chunks import Tell
+from ..loading import ModelError, load_model, needs
+from ..preparing import Preparation, fitted_size, image_processor, padded, picture_size, side_of, uncovered
 from .panoptic_masks import OVERLAP_MIN, SCORE_MIN, check_share, panoptic_masks
-from .preparing import Preparation, fitted_size, image_processor, padded, picture_size, side_of, uncovered
 
 WHAT = "EoMT"
 KINDS = ("eomt",)

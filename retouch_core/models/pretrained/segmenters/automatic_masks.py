@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...tensors.checks import InputWarning
-from .chunks import Tell, in_chunks
-from .preparing import check_overflow
+from ....tensors.checks import InputWarning
+from ..chunks import Tell, in_chunks
+from ..preparing import check_overflow
 
 SCORE_MIN = 0.5
 """Predicted IoU times stability from which `disjoint` should keep a mask (methods.md 1.2)."""

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from .files import ModelError
+from ..files import ModelError
 from .noise_schedule import IN_COMFYUI
 
 Shapes = dict[str, tuple[int, ...]]

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .chunks import Tell, in_chunks
-from .loading import check_kind, load_model, needs
-from .referring_parts import (
+from ..chunks import Tell, in_chunks
+from ..loading import check_kind, load_model, needs
+from ..referring_parts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Look,

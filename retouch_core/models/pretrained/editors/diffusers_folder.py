@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ..quiet import quiet_loading
-from .files import ModelError, check_safetensors, said
+from ...quiet import quiet_loading
+from ..files import ModelError, check_safetensors, said
 from .noise_schedule import IN_COMFYUI, scheduler_of
 
 INDEX = "model_index.json"

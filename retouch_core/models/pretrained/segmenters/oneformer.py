@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chunks import Tell
-from .loading import ModelError, load_model, load_part
+from ..chunks import Tell
+from ..loading import ModelError, load_model, load_part
+from ..preparing import SETTINGS, Preparation, fitted_size, picture_size, side_of, uncovered
 from .panoptic_masks import OVERLAP_MIN, SCORE_MIN, check_share, panoptic_masks
-from .preparing import SETTINGS, Preparation, fitted_size, picture_size, side_of, uncovered
 
 WHAT = "OneFormer"
 KINDS = ("oneformer",)

@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...tensors.checks import InputWarning
-from ..differentiable import lent, normal
-from .chunks import Tell, in_chunks
-from .files import ModelError, said
-from .loading import load_part, needs
-from .referring_parts import unknown_words
-from .states import state_of
+from ....tensors.checks import InputWarning
+from ...differentiable import lent, normal
+from ..chunks import Tell, in_chunks
+from ..files import ModelError, said
+from ..loading import load_part, needs
+from ..referring_parts import unknown_words
+from ..states import state_of
 from .towers import (
     CLIP_MEAN,
     CLIP_STD,

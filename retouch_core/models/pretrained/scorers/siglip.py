@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...tensors.checks import InputWarning
-from ..clip_scorer import WORD, as_tensor
-from ..differentiable import lent, normal
-from .chunks import Tell, in_chunks
-from .loading import ModelError, check_kind, load_model, load_part, needs
-from .referring_parts import unknown_words
+from ....tensors.checks import InputWarning
+from ...clip_scorer import WORD, as_tensor
+from ...differentiable import lent, normal
+from ..chunks import Tell, in_chunks
+from ..loading import ModelError, check_kind, load_model, load_part, needs
+from ..referring_parts import unknown_words
 from .towers import (
     SIGLIP_MEAN,
     SIGLIP_STD,

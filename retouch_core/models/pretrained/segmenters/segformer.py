@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..chunks import Tell, in_chunks
+from ..loading import ModelError, load_model
+from ..preparing import Preparation, check_overflow, image_processor, picture_size, side_of, stretched
 from .automatic_masks import MAX_MASK_BYTES
-from .chunks import Tell, in_chunks
-from .loading import ModelError, load_model
-from .preparing import Preparation, check_overflow, image_processor, picture_size, side_of, stretched
 
 WHAT = "SegFormer"
 KINDS = ("segformer",)

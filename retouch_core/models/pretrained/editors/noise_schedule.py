@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from .files import ModelError
+from ..files import ModelError
 
 KEPT = ("DDIMScheduler", "LCMScheduler", "TCDScheduler")
 """Solvers whose own timesteps are used."""

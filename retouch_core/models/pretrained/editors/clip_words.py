@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from .files import ModelError
+from ..files import ModelError
 
 PACKAGE, FILE = "open_clip", "bpe_simple_vocab_16e6.txt.gz"
 """Where the merges lie; the file is OpenAI's own (openai/CLIP, clip/bpe_simple_vocab_16e6.txt.gz)."""

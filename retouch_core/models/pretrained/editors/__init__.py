@@ -1,0 +1,1 @@
+"""Checkpoints of diffusion models off the disk, for the library alone."""

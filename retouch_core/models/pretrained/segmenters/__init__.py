@@ -1,0 +1,1 @@
+"""Networks that find the entities of a picture without naming them."""

@@ -25,9 +25,10 @@ from PIL import Image
 from torch import Tensor
 
 from retouch_core.models.clip_scorer import ClipScorer
-from retouch_core.models.pretrained.scorers.towers import CLIP_MEAN, CLIP_STD, chunk_for
+from retouch_core.models.pretrained.scorers.towers import chunk_for
 from retouch_core.regions.entities import disjoint
 from retouch_core.regions.views import MARGIN, region_views
+from retouch_core.tensors.normalisation import CLIP_MEAN, CLIP_STD
 from retouch_core.tensors.regions import mask_boxes
 
 from .pairs import interleaved, ratios

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,11 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tensors.checks import InputWarning
 from .differentiable import lent, normal
-
-WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-"""A word of a query as a person would count it."""
+from .phrases import unknown_words, warn_of_cuts
 
 
 def as_tensor(output: Any) -> Tensor:
@@ -136,13 +131,7 @@ class ClipScorer:
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """T phrases -> unit embeddings [T,D] float32 on the CPU; longer phrases than the tower holds are cut, with a warning."""
-        for text, tokens in zip(texts, self.tokenizer(list(texts)).input_ids, strict=True):
-            if len(tokens) > self._length:
-                warnings.warn(
-                    f"{text!r} has {len(tokens)} tokens and was cut to {self._length}; say it in fewer words",
-                    InputWarning,
-                    stacklevel=2,
-                )
+        warn_of_cuts(self.tokenizer, texts, self._length)
         ids = self.tokenizer(
             list(texts), padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
         ).input_ids
@@ -154,11 +143,4 @@ class ClipScorer:
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Words that turn into the tokenizer's unknown token; none where it has no such token or spells words out."""
-        unknown = getattr(self.tokenizer, "unk_token_id", None)
-        if unknown is None:
-            return ()
-        return tuple(
-            word
-            for word in dict.fromkeys(WORD.findall(text))
-            if unknown in self.tokenizer(word, add_special_tokens=False).input_ids
-        )
+        return unknown_words(self.tokenizer, text)

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..tensors.frames import square_frames
+from ..tensors.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 SIDE = 256
 """What the official code gives its ViT-B/8: 32x32 patches (methods.md 7.1)."""
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""DINO's own normalisation, which the official code leaves out (methods.md 7.4)."""
 
 
 class DinoAttention:
@@ -31,7 +30,8 @@ class DinoAttention:
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        """Take a model, the side in pixels of what it looks at, a multiple of its patch, and its normalisation.
+        """Take a model, the side in pixels of what it looks at, a multiple of its patch, and its normalisation,
+        which the official code leaves out (methods.md 7.4).
 
         Raises:
             ValueError: a model that gives no attentions, or a side that does not fit its patches.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..models.protocols import Scorer
 from ..tensors.checks import check_mask, check_text
-from ..tensors.frames import CLIP_MEAN, square_frames
+from ..tensors.frames import square_frames
+from ..tensors.normalisation import CLIP_MEAN
 from ..tensors.regions import mask_boxes
 
 CHUNK = 32

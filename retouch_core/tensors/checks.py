@@ -155,6 +155,17 @@ def check_range(
     return value
 
 
+def check_count(value: int, name: str, what: str) -> int:
+    """Return `value` if it is a whole number of at least 1, else raise ValueError.
+
+    Args:
+        what: what there are that many of, for the sentence.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}; that many {what}")
+    return value
+
+
 def _finite(values: Tensor) -> bool:
     # A finite sum has finite terms only, and costs a tenth of a look at each; a sum may overflow where no term does.
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())

@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .convert import to_bchw
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""Mean colour of CLIP's training pictures (openai/CLIP, clip.py): exactly 0 after its normalisation."""
+from .normalisation import CLIP_MEAN
 
 
 def square_frames(
@@ -24,7 +22,7 @@ def square_frames(
         size: side of the views in pixels.
         fit: `pad` puts the picture in the middle of a square of colour `fill`; `squash` changes its aspect.
             Nothing is ever cropped: a centre crop can lose the very thing that was asked for (methods.md 2.2).
-        fill: three numbers in 0..1.
+        fill: three numbers in 0..1; CLIP's mean is exactly 0 after its normalisation.
 
     Raises:
         ValueError: an unknown `fit`.

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from retouch_core.models.clip_attention import ClipTower
-from retouch_core.models.dino_attention import IMAGENET_MEAN, IMAGENET_STD, DinoAttention
+from retouch_core.models.dino_attention import DinoAttention
 from retouch_core.models.protocols import Attention, Perception
+from retouch_core.tensors.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 

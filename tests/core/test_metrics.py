@@ -15,7 +15,8 @@ from retouch_core.metrics.background import background_max_error, edited_area, m
 from retouch_core.metrics.clip_score import clip_score
 from retouch_core.metrics.fidelity import mse, psnr, ssim
 from retouch_core.metrics.perceptual import backbone_file, load_lpips, lpips_distance
-from retouch_core.tensors.frames import CLIP_MEAN, square_frames
+from retouch_core.tensors.frames import square_frames
+from retouch_core.tensors.normalisation import CLIP_MEAN
 
 
 def pair(height: int = 32, width: int = 40, count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

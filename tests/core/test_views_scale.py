@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from retouch_core.regions import views as module
 from retouch_core.regions.views import MARGIN, region_views
-from retouch_core.tensors.frames import CLIP_MEAN
+from retouch_core.tensors.normalisation import CLIP_MEAN
 from retouch_core.tensors.regions import mask_boxes
 
 HEIGHT, WIDTH = 233, 371

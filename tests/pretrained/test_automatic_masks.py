@@ -13,8 +13,8 @@ from tiny_segmenters import processor_class
 from torch import Tensor
 from torch.nn import functional
 
-from retouch_core.models.pretrained.preparing import stretched
 from retouch_core.models.pretrained.segmenters import automatic_masks as auto
+from retouch_core.models.pretrained.segmenters.maps import stretched
 from retouch_core.tensors.checks import InputWarning
 
 CPU = torch.device("cpu")
@@ -224,7 +224,7 @@ def test_memory_is_that_of_the_masks_and_little_more() -> None:
         torch.set_num_threads(1)
         from torchvision.ops import nms
         from retouch_core.models.pretrained.segmenters.automatic_masks import MaskRules, automatic_masks
-        from retouch_core.models.pretrained.preparing import stretched
+        from retouch_core.models.pretrained.segmenters.maps import stretched
         y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
         def decode(points):
             centres = points * 256

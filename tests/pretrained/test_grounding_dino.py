@@ -17,7 +17,7 @@ from tiny_referrers import eight_bit, grounding_dino_folder, picture, sam2_folde
 from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.referrers.box_masks import BoxSegmenter
 from retouch_core.models.pretrained.referrers.detector_referrer import Detector, DetectorReferrer
-from retouch_core.models.pretrained.referrers.grounding_dino import GroundingDinoDetector, caption, seen_size
+from retouch_core.models.pretrained.referrers.grounding_dino import GroundingDinoDetector, caption
 from retouch_core.models.protocols import InstanceReferrer
 from retouch_core.tensors.checks import InputWarning
 
@@ -71,24 +71,6 @@ def test_pictures_are_resized_as_the_processor_does_it(
     assert seen["pixel_values"].shape == inputs["pixel_values"].shape
     # The processor rounds to 8 bits after resizing, once an axis.
     assert float((seen["pixel_values"] - inputs["pixel_values"]).abs().max()) < 1 / 255 / 0.224 + 1e-3
-
-
-def test_sizes_are_those_of_the_library() -> None:
-    from transformers.image_transforms import get_size_with_aspect_ratio
-
-    make = torch.Generator().manual_seed(0)
-    sizes = (torch.rand(500, 2, generator=make) * 3000).int() + 16
-    for height, width in [
-        *sizes.tolist(),
-        [800, 800],
-        [800, 1200],
-        [1200, 800],
-        [3000, 4000],
-        [16, 4000],
-        [799, 1332],
-    ]:
-        assert seen_size((height, width), 800, 1333) == get_size_with_aspect_ratio((height, width), 800, 1333)
-    assert seen_size((3000, 4000), 800, 1333) == (800, 1066)
 
 
 def stubbed(

@@ -147,7 +147,6 @@ def test_wrong_folders(folder: Path, tmp_path: Path, fault: Callable[[Path], str
     [
         ({"threshold": 1.5}, "threshold must be in"),
         ({"side": 96}, "side must be 64"),
-        ({"std": (1, 1)}, "std must be"),
     ],
 )
 def test_wrong_options(folder: Path, options: dict[str, Any], said: str) -> None:

@@ -8,7 +8,8 @@ from tiny_segmenters import eomt_processor
 from torch import Tensor
 from torch.nn import functional
 
-from retouch_core.models.pretrained.preparing import fitted_size, stretched, uncovered
+from retouch_core.models.pretrained.pictures import fitted_size
+from retouch_core.models.pretrained.segmenters.maps import stretched, uncovered
 from retouch_core.models.pretrained.segmenters.panoptic_masks import panoptic_masks
 
 
@@ -106,16 +107,3 @@ def test_progress_counts_the_queries_that_are_skipped() -> None:
     maps, classes = maps_of([0.9, 0.1], [0.9, 0.9], [0.1, 0.9]), classes_of(0.9, -0.9, 0.95)
     panoptic_masks(maps, classes, stretched, (2, 2), tell=lambda done, of: told.append((done, of)))
     assert told == [(2, 3), (3, 3)]
-
-
-def test_sizes_are_rounded_as_the_published_processors_do() -> None:
-    try:
-        from transformers.image_transforms import get_size_with_aspect_ratio
-    except ImportError:
-        from transformers.models.eomt.image_processing_eomt import get_size_with_aspect_ratio
-
-    generator = torch.Generator().manual_seed(0)
-    for height, width in torch.randint(16, 3000, (300, 2), generator=generator).tolist():
-        for shortest, longest in ((640, 640), (800, 1333)):
-            expected = get_size_with_aspect_ratio((height, width), shortest, longest)
-            assert fitted_size((height, width), shortest, longest) == tuple(expected)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from ..dino_attention import IMAGENET_MEAN, IMAGENET_STD, DinoAttention
+from ...tensors.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from ..dino_attention import DinoAttention
 from .loading import ModelError, check_kind, config_of, load_model, needs
-from .scorers.towers import normalisation, preprocessing
+from .pictures import image_settings, look_of
 
 NAME = "DINO"
 PLAIN, SECOND, REGISTERS = "vit", "dinov2", "dinov2_with_registers"
@@ -68,5 +69,5 @@ class PretrainedDino(DinoAttention):
         import transformers
 
         model = load_model(getattr(transformers, CLASSES[kind]), folder, (kind,), NAME, **options)
-        mean, std = normalisation(preprocessing(folder), IMAGENET_MEAN, IMAGENET_STD, folder)
-        return cls(model, side, mean=mean, std=std)
+        look = look_of(image_settings(folder), folder)
+        return cls(model, side, mean=look.mean, std=look.std)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ....tensors.checks import check_count
 from ..chunks import Tell, in_chunks
 from ..loading import check_kind, load_model, needs
-from ..referring_parts import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Look,
-    check_count,
-    image_settings,
-    look_of,
-    pixels_of,
-)
+from ..pictures import Look, look_of, needed_settings, pixels_of
 
 NAME = "SAM with boxes"
 SAM, SAM2 = ("sam",), ("sam2", "sam2_video")
 """`model_type` of the folders; those of SAM 2.1 are published as the video model, which holds the picture model."""
+LOOK = Look()
 CHUNK = 16
 """Boxes that go through the mask decoder at once."""
 
@@ -40,15 +33,13 @@ class BoxSegmenter:
         self,
         model: Any,
         *,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        mode: str = "bilinear",
+        look: Look = LOOK,
         chunk: int = CHUNK,
     ) -> None:
         """Take a `SamModel` or a `Sam2Model`.
 
         Args:
-            mean, std, mode: of the pictures (`Look`).
+            look: how it wants its pictures.
             chunk: boxes at once.
 
         Raises:
@@ -63,7 +54,7 @@ class BoxSegmenter:
         self.networks: tuple[nn.Module, ...] = (self.model,)
         self.side = int(model.config.prompt_encoder_config.image_size)
         self.padded = kind in SAM
-        self.look = Look(tuple(mean), tuple(std), mode)
+        self.look = look
         self.chunk = check_count(chunk, "chunk", "boxes go through at once")
 
     @classmethod
@@ -83,8 +74,8 @@ class BoxSegmenter:
             from transformers import Sam2Model
 
             model = load_model(Sam2Model, folder, SAM2, "SAM 2")
-        look = look_of(image_settings(folder, NAME), folder)
-        read: dict[str, Any] = {"mean": look.mean, "std": look.std, "mode": look.mode}
+        look = look_of(needed_settings(folder, NAME), folder, LOOK)
+        read: dict[str, Any] = {"look": look}
         return cls(model, **(read | options))
 
     def __call__(self, image: Tensor, boxes: Tensor, *, tell: Tell | None = None) -> Tensor:

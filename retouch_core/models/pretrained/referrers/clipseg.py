@@ -10,25 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....tensors.checks import check_text
+from ....tensors.checks import check_count, check_text
 from ...clip_scorer import as_tensor
+from ...phrases import unknown_words, warn_of_cuts
 from ..chunks import Tell, in_chunks
 from ..loading import load_model, load_part
-from ..referring_parts import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Look,
-    check_count,
-    image_settings,
-    look_of,
-    pixels_of,
-    side_of,
-    unknown_words,
-    warn_of_cuts,
-)
+from ..pictures import Look, look_of, needed_settings, pixels_of, square_side
 
 NAME = "CLIPSeg"
 KINDS = ("clipseg",)
+LOOK = Look()
 SIDE = 352
 """Pixels of the square that pictures are squashed to (the published processor)."""
 CHUNK = 16
@@ -47,16 +38,14 @@ class ClipSegReferrer:
         tokenizer: Any,
         *,
         side: int = SIDE,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        mode: str = "bilinear",
+        look: Look = LOOK,
         chunk: int = CHUNK,
     ) -> None:
         """Take a `CLIPSegForImageSegmentation` and its tokenizer.
 
         Args:
             side: of the square pictures are squashed to, in pixels; a multiple of the model's patch.
-            mean, std, mode: of the pictures (`Look`).
+            look: how it wants its pictures.
             chunk: phrases at once.
 
         Raises:
@@ -71,7 +60,7 @@ class ClipSegReferrer:
         self.tokenizer = tokenizer
         self.networks: tuple[nn.Module, ...] = (self.model,)
         self.side = side
-        self.look = Look(tuple(mean), tuple(std), mode)
+        self.look = look
         self.chunk = check_count(chunk, "chunk", "phrases go through at once")
         self._layers = tuple(int(layer) for layer in model.config.extract_layers)
         self._length = min(
@@ -89,13 +78,11 @@ class ClipSegReferrer:
 
         folder = Path(folder)
         model = load_model(CLIPSegForImageSegmentation, folder, KINDS, NAME)
-        settings = image_settings(folder, NAME)
-        look = look_of(settings, folder)
+        settings = needed_settings(folder, NAME)
+        look = look_of(settings, folder, LOOK)
         read: dict[str, Any] = {
-            "side": side_of(settings, SIDE, folder),
-            "mean": look.mean,
-            "std": look.std,
-            "mode": look.mode,
+            "side": square_side(settings, SIDE, folder),
+            "look": look,
         }
         return cls(model, load_part(AutoTokenizer, folder, NAME), **(read | options))
 

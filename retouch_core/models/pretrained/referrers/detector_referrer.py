@@ -9,10 +9,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ....tensors.checks import InputWarning, check_image, check_range, check_text
+from ....tensors.checks import InputWarning, check_count, check_image, check_range, check_text
 from ...protocols import Instances
 from ..chunks import Tell, in_chunks
-from ..referring_parts import check_count
 
 OVERLAP = 0.8
 """Intersection over union above which the weaker of two boxes is the same thing again (Grounded-SAM's demo)."""

@@ -10,24 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....tensors.checks import check_text
+from ....tensors.checks import check_count, check_text
+from ...phrases import unknown_words
 from ...protocols import Instances
 from ..chunks import Tell, in_chunks
 from ..loading import load_model, load_part, needs
-from ..referring_parts import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Look,
-    check_count,
-    image_settings,
-    look_of,
-    pixels_of,
-    side_of,
-    unknown_words,
-)
+from ..pictures import Look, look_of, needed_settings, pixels_of, square_side
 
 NAME = "Florence-2"
 KINDS = ("florence2",)
+LOOK = Look(mode="bicubic")
 TASK = "Locate {phrase} in the image with mask"
 """What the processor makes of <REFERRING_EXPRESSION_SEGMENTATION>."""
 SIDE = 768
@@ -53,9 +45,7 @@ class Florence2Referrer:
         processor: Any,
         *,
         side: int = SIDE,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        mode: str = "bicubic",
+        look: Look = LOOK,
         tokens: int = TOKENS,
         beams: int = BEAMS,
     ) -> None:
@@ -63,7 +53,7 @@ class Florence2Referrer:
 
         Args:
             side: of the square pictures are squashed to, in pixels.
-            mean, std, mode: of the pictures (`Look`).
+            look: how it wants its pictures.
             tokens: longest answer; two of them make a point.
             beams: answers that are followed at once.
 
@@ -71,7 +61,7 @@ class Florence2Referrer:
             ValueError: an option that cannot be used.
         """
         self.side = check_count(side, "side", "pixels wide are the pictures that Florence-2 sees")
-        self.look = Look(tuple(mean), tuple(std), mode)
+        self.look = look
         self.tokens = check_count(tokens, "tokens", "words the answer may have")
         self.beams = check_count(beams, "beams", "answers are followed at once")
         self.model = model.eval().requires_grad_(False)
@@ -90,13 +80,11 @@ class Florence2Referrer:
 
         folder = Path(folder)
         model = load_model(Florence2ForConditionalGeneration, folder, KINDS, NAME)
-        settings = image_settings(folder, NAME)
-        look = look_of({"resample": 3} | settings, folder)
+        settings = needed_settings(folder, NAME)
+        look = look_of(settings, folder, LOOK)
         read: dict[str, Any] = {
-            "side": side_of(settings, SIDE, folder),
-            "mean": look.mean,
-            "std": look.std,
-            "mode": look.mode,
+            "side": square_side(settings, SIDE, folder),
+            "look": look,
         }
         return cls(model, load_part(Florence2Processor, folder, NAME), **(read | options))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,22 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....tensors.checks import check_range, check_text
+from ....tensors.checks import check_count, check_range, check_text
+from ...phrases import unknown_words, warn_of_cuts
 from ..loading import ModelError, load_model, load_part
-from ..referring_parts import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Look,
-    check_count,
-    image_settings,
-    look_of,
-    pixels_of,
-    unknown_words,
-    warn_of_cuts,
-)
+from ..pictures import Look, fitted_size, look_of, needed_settings, pixels_of
 
 NAME = "Grounding DINO"
 KINDS = ("grounding-dino",)
+LOOK = Look()
 THRESHOLD, TEXT_THRESHOLD = 0.3, 0.25
 """Least score of a box, and of a word that names it (methods.md 5.3)."""
 SHORTEST, LONGEST = 800, 1333
@@ -50,9 +41,7 @@ class GroundingDinoDetector:
         text_threshold: float = TEXT_THRESHOLD,
         shortest: int = SHORTEST,
         longest: int = LONGEST,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        mode: str = "bilinear",
+        look: Look = LOOK,
     ) -> None:
         """Take a `GroundingDinoForObjectDetection` and a `GroundingDinoProcessor`.
 
@@ -60,7 +49,7 @@ class GroundingDinoDetector:
             threshold: a box must score more than this.
             text_threshold: so must a word of the phrase for a box, or the box belongs to punctuation and goes.
             shortest, longest: sides of the picture that the network sees, in pixels.
-            mean, std, mode: of the pictures (`Look`).
+            look: how it wants its pictures.
 
         Raises:
             ValueError: an option outside its range.
@@ -75,7 +64,7 @@ class GroundingDinoDetector:
             raise ValueError(
                 f"longest must be at least shortest, {shortest}, got {longest}; {LONGEST} is usual"
             )
-        self.look = Look(tuple(mean), tuple(std), mode)
+        self.look = look
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.networks: tuple[nn.Module, ...] = (self.model,)
@@ -92,10 +81,10 @@ class GroundingDinoDetector:
 
         folder = Path(folder)
         model = load_model(GroundingDinoForObjectDetection, folder, KINDS, NAME)
-        settings = image_settings(folder, NAME)
-        look = look_of(settings, folder)
+        settings = needed_settings(folder, NAME)
+        look = look_of(settings, folder, LOOK)
         size = settings.get("size") or {}
-        read: dict[str, Any] = {"mean": look.mean, "std": look.std, "mode": look.mode}
+        read: dict[str, Any] = {"look": look}
         try:
             read["shortest"] = int(size.get("shortest_edge", SHORTEST))
             read["longest"] = int(size.get("longest_edge", LONGEST))
@@ -121,7 +110,7 @@ class GroundingDinoDetector:
         told = tokenizer(
             text, truncation=True, max_length=self._length, return_token_type_ids=True, return_tensors="pt"
         )
-        seen = self.look.resized(pixels, seen_size(size, self.shortest, self.longest))
+        seen = self.look.resized(pixels, fitted_size(size, self.shortest, self.longest))
         with _half(weight):
             out = self.model(
                 pixel_values=self.look.normalised(seen).to(weight),
@@ -174,17 +163,3 @@ def caption(phrase: str) -> str:
     if not text:
         raise ValueError(f"phrase has no words, got {phrase!r}; write a few words such as 'the red car'")
     return text + END
-
-
-def seen_size(size: tuple[int, int], shortest: int, longest: int) -> tuple[int, int]:
-    """Height and width of a picture of `size` once its shorter side is `shortest`, or its longer one `longest` if
-    that is less; rounded as DETR's code does it, which cuts the other side."""
-    short, long = min(size), max(size)
-    exact = float(shortest)
-    if long / short * shortest > longest:
-        exact = longest * short / long
-    side = round(exact)
-    if short == side:
-        return size
-    other = int(exact * long / short)
-    return (side, other) if size[0] <= size[1] else (other, side)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....tensors.checks import check_range, check_text
-from ....tensors.frames import CLIP_MEAN
+from ....tensors.checks import check_count, check_range, check_text
+from ....tensors.normalisation import CLIP_MEAN, CLIP_STD
+from ...phrases import unknown_words, warn_of_cuts
 from ..loading import load_model, load_part
-from ..referring_parts import (
-    Look,
-    check_count,
-    image_settings,
-    look_of,
-    pixels_of,
-    side_of,
-    unknown_words,
-    warn_of_cuts,
-)
+from ..pictures import Look, look_of, needed_settings, pixels_of, square_side
 
 NAME = "OWLv2"
 KINDS = ("owlv2",)
+LOOK = Look(CLIP_MEAN, CLIP_STD)
 THRESHOLD = 0.1
 """Least score of a box; OWLv2's are lower than other detectors' (the published processor)."""
 SIDE = 960
 """Pixels of the square that pictures are padded and resized to (the published processor)."""
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 FILL = 0.0
 """Colour of the padding: black in the official code, which transformers before 5 made grey (its pull request 41938)."""
 REACH = 3
@@ -48,15 +39,14 @@ class Owlv2Detector:
         *,
         threshold: float = THRESHOLD,
         side: int = SIDE,
-        mean: Sequence[float] = CLIP_MEAN,
-        std: Sequence[float] = CLIP_STD,
+        look: Look = LOOK,
     ) -> None:
         """Take an `Owlv2ForObjectDetection` and its tokenizer.
 
         Args:
             threshold: a box must score more than this.
             side: of the square that the network sees, in pixels.
-            mean, std: of the pictures (`Look`); resizing is the network's own.
+            look: how it wants its pictures; resizing is the network's own.
 
         Raises:
             ValueError: an option that cannot be used.
@@ -68,7 +58,7 @@ class Owlv2Detector:
                 f"side must be {native}, which the model was trained for, got {side}; leave it out"
             )
         self.side = side
-        self.look = Look(tuple(mean), tuple(std))
+        self.look = look
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.networks: tuple[nn.Module, ...] = (self.model,)
@@ -87,9 +77,9 @@ class Owlv2Detector:
 
         folder = Path(folder)
         model = load_model(Owlv2ForObjectDetection, folder, KINDS, NAME)
-        settings = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD} | image_settings(folder, NAME)
-        look = look_of(settings, folder)
-        read: dict[str, Any] = {"side": side_of(settings, SIDE, folder), "mean": look.mean, "std": look.std}
+        settings = needed_settings(folder, NAME)
+        look = look_of(settings, folder, LOOK)
+        read: dict[str, Any] = {"side": square_side(settings, SIDE, folder), "look": look}
         return cls(model, load_part(AutoTokenizer, folder, NAME), **(read | options))
 
     @torch.no_grad()

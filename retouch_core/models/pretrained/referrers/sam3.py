@@ -10,26 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....tensors.checks import check_range, check_text
+from ....tensors.checks import check_count, check_range, check_text
+from ....tensors.normalisation import HALF_MEAN, HALF_STD
+from ...phrases import unknown_words, warn_of_cuts
 from ...protocols import Instances
 from ..chunks import Tell, in_chunks
 from ..loading import load_model, load_part, needs
-from ..referring_parts import (
-    Look,
-    check_count,
-    image_settings,
-    look_of,
-    pixels_of,
-    unknown_words,
-    warn_of_cuts,
-)
+from ..pictures import Look, look_of, needed_settings, pixels_of
 
 NAME = "SAM 3"
 KINDS = ("sam3", "sam3_video")
 """`model_type` of the folders; the published one is the video model, which holds the picture model."""
+LOOK = Look(HALF_MEAN, HALF_STD)
 THRESHOLD = 0.5
 """Least score of an instance (the model card)."""
-MEAN = STD = (0.5, 0.5, 0.5)
 LENGTH = 32
 """Tokens of a phrase (the published processor)."""
 MOST = 32
@@ -46,23 +40,21 @@ class Sam3Referrer:
         *,
         threshold: float = THRESHOLD,
         most: int = MOST,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
-        mode: str = "bilinear",
+        look: Look = LOOK,
     ) -> None:
         """Take a `Sam3Model` and its tokenizer.
 
         Args:
             threshold: an instance must score more than this; its own score times that of the phrase being there.
             most: instances of one phrase, the best ones.
-            mean, std, mode: of the pictures (`Look`), which are squashed to the square the model was made for.
+            look: how it wants its pictures, which are squashed to the square the model was made for.
 
         Raises:
             ValueError: an option outside its range.
         """
         self.threshold = check_range(threshold, "threshold", 0, 1, hint=f"{THRESHOLD:g} is usual")
         self.most = check_count(most, "most", "instances of a phrase get a mask")
-        self.look = Look(tuple(mean), tuple(std), mode)
+        self.look = look
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.networks: tuple[nn.Module, ...] = (self.model,)
@@ -81,8 +73,8 @@ class Sam3Referrer:
 
         folder = Path(folder)
         model = load_model(Sam3Model, folder, KINDS, NAME)
-        look = look_of({"image_mean": MEAN, "image_std": STD} | image_settings(folder, NAME), folder)
-        read: dict[str, Any] = {"mean": look.mean, "std": look.std, "mode": look.mode}
+        look = look_of(needed_settings(folder, NAME), folder, LOOK)
+        read: dict[str, Any] = {"look": look}
         return cls(model, load_part(AutoTokenizer, folder, NAME), **(read | options))
 
     @torch.no_grad()

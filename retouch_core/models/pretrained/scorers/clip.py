@@ -9,18 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....tensors.normalisation import CLIP_MEAN, CLIP_STD
 from ...clip_scorer import ClipScorer
 from ..chunks import Tell, in_chunks
 from ..loading import check_kind, check_weights, load_model, load_part
+from ..pictures import Look, image_settings, look_of
 from .towers import (
-    CLIP_MEAN,
-    CLIP_STD,
     check_view_size,
     check_vocabulary,
     check_widths,
     chunk_for,
-    normalisation,
-    preprocessing,
     stored_shapes,
 )
 
@@ -75,10 +73,10 @@ class PretrainedClipScorer(ClipScorer):
         model = load_model(CLIPModel, folder, KINDS, NAME)
         tokenizer = load_part(AutoTokenizer, folder, NAME)
         check_vocabulary(tokenizer, model.config.text_config.vocab_size, folder)
-        config = preprocessing(folder)
+        config = image_settings(folder)
         check_view_size(config, int(model.config.vision_config.image_size), folder)
-        mean, std = normalisation(config, CLIP_MEAN, CLIP_STD, folder)
-        return cls(model, tokenizer, mean=mean, std=std, gate=gate, rivals=rivals)
+        look = look_of(config, folder, Look(CLIP_MEAN, CLIP_STD))
+        return cls(model, tokenizer, mean=look.mean, std=look.std, gate=gate, rivals=rivals)
 
     def encode_images(self, views: Tensor, *, tell: Tell | None = None) -> Tensor:
         """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU; differentiable where views want it.

@@ -21,19 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....tensors.checks import InputWarning
+from ....tensors.normalisation import CLIP_MEAN, CLIP_STD
 from ...differentiable import lent, normal
+from ...phrases import unknown_words
 from ..chunks import Tell, in_chunks
 from ..files import ModelError, said
 from ..loading import load_part, needs
-from ..referring_parts import unknown_words
+from ..pictures import Look, look_of
 from ..states import state_of
 from .towers import (
-    CLIP_MEAN,
-    CLIP_STD,
     check_vocabulary,
     check_widths,
     chunk_for,
-    normalisation,
     outputs_of,
 )
 
@@ -125,8 +124,8 @@ class OpenClipScorer:
                 InputWarning,
                 stacklevel=2,
             )
-        mean, std = normalisation(config.get("preprocess_cfg") or {}, CLIP_MEAN, CLIP_STD, folder / CONFIG)
-        return cls._loaded(network, path, folder, mean, std, gate, rivals)
+        look = look_of(config.get("preprocess_cfg") or {}, folder / CONFIG, Look(CLIP_MEAN, CLIP_STD))
+        return cls._loaded(network, path, folder, look, gate, rivals)
 
     @classmethod
     def from_checkpoint(
@@ -172,10 +171,9 @@ class OpenClipScorer:
                 f"{other}, or give quick_gelu if you know better"
             )
         about = known or _published(name, "") or {}
-        usual = normalisation({}, about.get("mean") or CLIP_MEAN, about.get("std") or CLIP_STD, path)
-        given = {"mean": mean, "std": std}
-        mean, std = normalisation(given, *usual, "what was given")
-        return cls._loaded(network, path, tokenizer_folder or path.parent, mean, std, gate, rivals)
+        usual = look_of(about, path, Look(CLIP_MEAN, CLIP_STD))
+        look = look_of({"mean": mean, "std": std}, "what was given", usual)
+        return cls._loaded(network, path, tokenizer_folder or path.parent, look, gate, rivals)
 
     @classmethod
     def _loaded(
@@ -183,8 +181,7 @@ class OpenClipScorer:
         network: dict[str, Any],
         path: Path,
         words: Path,
-        mean: Sequence[float],
-        std: Sequence[float],
+        look: Look,
         gate: float | None,
         rivals: Sequence[str],
     ) -> OpenClipScorer:
@@ -213,8 +210,8 @@ class OpenClipScorer:
         return cls(
             model,
             tokenizer,
-            mean=mean,
-            std=std,
+            mean=look.mean,
+            std=look.std,
             clean=clean or "whitespace",
             length=length,
             strip_sep=strip_sep,

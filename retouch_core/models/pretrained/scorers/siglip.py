@@ -7,7 +7,6 @@ together, so cosines are smaller than CLIP's: a good match may have 0.1.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,22 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....tensors.checks import InputWarning
-from ...clip_scorer import WORD, as_tensor
+from ....tensors.normalisation import HALF_MEAN, HALF_STD
+from ...clip_scorer import as_tensor
 from ...differentiable import lent, normal
+from ...phrases import WORD, unknown_words, warn_of_cuts
 from ..chunks import Tell, in_chunks
 from ..loading import ModelError, check_kind, load_model, load_part, needs
-from ..referring_parts import unknown_words
+from ..pictures import Look, image_settings, look_of
 from .towers import (
-    SIGLIP_MEAN,
-    SIGLIP_STD,
     check_view_size,
     check_vocabulary,
     check_widths,
     chunk_for,
-    normalisation,
     outputs_of,
-    preprocessing,
 )
 
 NAME = "SigLIP"
@@ -54,8 +50,8 @@ class SiglipScorer:
         model: Any,
         tokenizer: Any,
         *,
-        mean: Sequence[float] = SIGLIP_MEAN,
-        std: Sequence[float] = SIGLIP_STD,
+        mean: Sequence[float] = HALF_MEAN,
+        std: Sequence[float] = HALF_STD,
         gate: float | None = None,
         rivals: Sequence[str] = (),
     ) -> None:
@@ -100,10 +96,10 @@ class SiglipScorer:
         model = load_model(getattr(transformers, CLASSES[kind]), folder, (kind,), NAME)
         tokenizer = load_part(transformers.AutoTokenizer, folder, NAME)
         check_vocabulary(tokenizer, model.config.text_config.vocab_size, folder)
-        config = preprocessing(folder)
-        mean, std = normalisation(config, SIGLIP_MEAN, SIGLIP_STD, folder)
+        config = image_settings(folder)
+        look = look_of(config, folder, Look(HALF_MEAN, HALF_STD))
         try:
-            scorer = cls(model, tokenizer, mean=mean, std=std, gate=gate, rivals=rivals)
+            scorer = cls(model, tokenizer, mean=look.mean, std=look.std, gate=gate, rivals=rivals)
         except ModelError as error:
             raise ModelError(f"{folder}: {error}") from None
         if kind == FIXED:
@@ -169,13 +165,7 @@ class SiglipScorer:
         if not len(texts):
             return torch.zeros(0, self._width)
         lower = [text.lower() for text in texts]
-        for text, tokens in zip(texts, self.tokenizer(lower).input_ids, strict=True):
-            if len(tokens) > self._length:
-                warnings.warn(
-                    f"{text!r} has {len(tokens)} tokens and was cut to {self._length}; say it in fewer words",
-                    InputWarning,
-                    stacklevel=2,
-                )
+        warn_of_cuts(self.tokenizer, lower, self._length)
         side, self.tokenizer.padding_side = self.tokenizer.padding_side, "right"  # Gemma's own is left
         try:
             ids = self.tokenizer(

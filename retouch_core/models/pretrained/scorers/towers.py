@@ -1,8 +1,7 @@
-"""What image-text models of all libraries share: chunks, preprocessing, tokenizers, and whether two towers belong together."""
+"""What image-text models of all libraries share: chunks, tokenizers, and whether two towers belong together."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,12 @@ import torch
 from torch import Tensor
 
 from ..files import ModelError
-from ..referring_parts import NESTED, OF_ALL, OF_IMAGES
 from ..states import SAFE_ENDING
 
 CPU_TOKENS = 256
 """Tokens that go through an image tower at once on a CPU: about one view of a ViT-B/16."""
 GPU_VIEWS = 32
 """Views at once elsewhere."""
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""OpenAI's normalisation (openai/CLIP, clip.py), for folders and files that name none."""
-SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-"""SigLIP's (Zhai et al. 2023; big_vision's value_range(-1, 1))."""
 
 
 def chunk_for(device: torch.device | str, tokens: int = 197) -> int:
@@ -35,55 +29,6 @@ def chunk_for(device: torch.device | str, tokens: int = 197) -> int:
     if torch.device(device).type == "cpu":
         return max(1, CPU_TOKENS // max(tokens, 1))
     return GPU_VIEWS
-
-
-def preprocessing(folder: Path) -> dict[str, Any]:
-    """What the folder's image processor was saved with; empty where it has none.
-
-    Raises:
-        ModelError: a file that is no JSON object.
-    """
-    for name, nested in ((OF_IMAGES, None), (OF_ALL, NESTED)):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            found = found if nested is None else found.get(nested, {})
-            if not isinstance(found, dict):
-                raise ValueError(f"it holds a {type(found).__name__}")
-        except (OSError, ValueError, AttributeError) as error:
-            raise ModelError(f"{path} cannot be read ({error}); copy the file there again") from error
-        if found:
-            return found
-    return {}
-
-
-def normalisation(
-    config: dict[str, Any], mean: Sequence[float], std: Sequence[float], where: object
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of three channels out of a preprocessing config, or the ones given where it has none.
-
-    Args:
-        where: what the config came from, for the sentence.
-
-    Raises:
-        ModelError: not three numbers each, or a deviation that is not above 0.
-    """
-    found = []
-    for names, usual in ((("image_mean", "mean"), mean), (("image_std", "std"), std)):
-        values = next((config[name] for name in names if config.get(name) is not None), usual)
-        try:
-            found.append(tuple(float(value) for value in values))
-        except (TypeError, ValueError):
-            found.append(())
-    if [len(values) for values in found] != [3, 3] or min(found[1]) <= 0:
-        raise ModelError(
-            f"{where} names mean {config.get('image_mean', config.get('mean'))!r} and std "
-            f"{config.get('image_std', config.get('std'))!r}, but three numbers each are needed, std above 0; "
-            "copy the model's own file there"
-        )
-    return found[0], found[1]
 
 
 def check_view_size(config: dict[str, Any], size: int, folder: Path) -> None:

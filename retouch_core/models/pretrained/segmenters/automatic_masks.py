@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ....tensors.checks import InputWarning
 from ..chunks import Tell, in_chunks
-from ..preparing import check_overflow
+from .maps import check_overflow
 
 SCORE_MIN = 0.5
 """Predicted IoU times stability from which `disjoint` should keep a mask (methods.md 1.2)."""

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..chunks import Tell
 from ..loading import ModelError, load_model, needs
-from ..preparing import Preparation, fitted_size, image_processor, padded, picture_size, side_of, uncovered
+from ..pictures import fitted_size, picture_size, pixels_of
+from .maps import padded, uncovered
 from .panoptic_masks import OVERLAP_MIN, SCORE_MIN, check_share, panoptic_masks
+from .processors import edge_of, image_processor, processor_look
 
 WHAT = "EoMT"
 KINDS = ("eomt",)
@@ -48,10 +50,10 @@ class EomtSegmenter:
             )
         self.model = model.eval().requires_grad_(False)
         self.networks: tuple[torch.nn.Module, ...] = (self.model,)
-        self._preparation = Preparation.of(processor)
+        self._look = processor_look(processor)
         self._side = int(model.config.image_size)
-        short = side_of(processor.size, "shortest_edge", "height")
-        sides = short, side_of(processor.size, "longest_edge", "width") or short
+        short = edge_of(processor.size, "shortest_edge", "height")
+        sides = short, edge_of(processor.size, "longest_edge", "width") or short
         if sides != (self._side, self._side):
             raise ModelError(
                 f"the image processor makes inputs of {sides[0]}x{sides[1]} px, but this {WHAT} network takes "
@@ -83,8 +85,8 @@ class EomtSegmenter:
         if tell is not None:
             tell(0, int(self.model.config.num_queries))
         inner = fitted_size(size, self._side, self._side)
-        pixels = padded(self._preparation.resized(image, inner, weight.device), frame)
-        out = self.model(pixel_values=self._preparation.normed(pixels).to(weight.dtype))
+        pixels = padded(self._look.resized(pixels_of(image, weight), inner), frame)
+        out = self.model(pixel_values=self._look.normalised(pixels).to(weight.dtype))
         return panoptic_masks(
             out.masks_queries_logits[0],
             out.class_queries_logits[0],

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..chunks import Tell
 from ..loading import ModelError, load_model
-from ..preparing import Preparation, fitted_size, image_processor, picture_size, side_of, stretched
+from ..pictures import fitted_size, picture_size, pixels_of
+from .maps import stretched
 from .panoptic_masks import OVERLAP_MIN, SCORE_MIN, check_share, panoptic_masks
+from .processors import edge_of, image_processor, processor_look
 
 WHAT = "Mask2Former"
 KINDS = ("mask2former",)
@@ -45,9 +47,9 @@ class Mask2FormerSegmenter:
         self._overlap_min = check_share(overlap_min, "overlap_min")
         self.model = model.eval().requires_grad_(False)
         self.networks: tuple[torch.nn.Module, ...] = (self.model,)
-        self._preparation = Preparation.of(processor)
-        self._sides = side_of(processor.size, "shortest_edge"), side_of(processor.size, "longest_edge")
-        self._fixed = side_of(processor.size, "height"), side_of(processor.size, "width")
+        self._look = processor_look(processor)
+        self._sides = edge_of(processor.size, "shortest_edge"), edge_of(processor.size, "longest_edge")
+        self._fixed = edge_of(processor.size, "height"), edge_of(processor.size, "width")
         if None in self._sides and None in self._fixed:
             raise ModelError(
                 f"the image processor has size {processor.size}, but {WHAT} needs shortest_edge and longest_edge "
@@ -78,8 +80,8 @@ class Mask2FormerSegmenter:
         size = picture_size(image)
         if tell is not None:
             tell(0, int(self.model.config.num_queries))
-        pixels = self._preparation.resized(image, self._input_size(size), weight.device)
-        out = self.model(pixel_values=self._preparation.normed(pixels).to(weight.dtype))
+        pixels = self._look.resized(pixels_of(image, weight), self._input_size(size))
+        out = self.model(pixel_values=self._look.normalised(pixels).to(weight.dtype))
         return panoptic_masks(
             out.masks_queries_logits[0],
             out.class_queries_logits[0],

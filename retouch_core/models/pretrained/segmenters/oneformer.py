@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +11,10 @@ from torch import Tensor
 
 from ..chunks import Tell
 from ..loading import ModelError, load_model, load_part
-from ..preparing import SETTINGS, Preparation, fitted_size, picture_size, side_of, uncovered
+from ..pictures import fitted_size, needed_settings, picture_size, pixels_of
+from .maps import uncovered
 from .panoptic_masks import OVERLAP_MIN, SCORE_MIN, check_share, panoptic_masks
+from .processors import edge_of, processor_look
 
 WHAT = "OneFormer"
 KINDS = ("oneformer",)
@@ -56,9 +57,9 @@ class OneFormerSegmenter:
         self._overlap_min = check_share(overlap_min, "overlap_min")
         self.model = model.eval().requires_grad_(False)
         self.networks: tuple[torch.nn.Module, ...] = (self.model,)
-        self._preparation = Preparation.of(settings)
+        self._look = processor_look(settings)
         size = getattr(settings, "size", None)
-        shortest, longest = side_of(size, "shortest_edge"), side_of(size, "longest_edge")
+        shortest, longest = edge_of(size, "shortest_edge"), edge_of(size, "longest_edge")
         if shortest is None or longest is None:
             raise ModelError(
                 f"the image processor has size {size}, but {WHAT} needs shortest_edge and longest_edge; "
@@ -83,7 +84,12 @@ class OneFormerSegmenter:
 
         # What training alone needs, the words of the queries, would be asked for at every call.
         model = load_model(OneFormerForUniversalSegmentation, folder, KINDS, WHAT, is_training=False)
-        return cls(model, load_part(CLIPTokenizer, folder, WHAT), _settings(folder), **options)
+        return cls(
+            model,
+            load_part(CLIPTokenizer, folder, WHAT),
+            SimpleNamespace(**needed_settings(folder, WHAT)),
+            **options,
+        )
 
     @torch.no_grad()
     def __call__(self, image: Tensor, *, tell: Tell | None = None) -> tuple[Tensor, Tensor]:
@@ -97,9 +103,9 @@ class OneFormerSegmenter:
         if tell is not None:
             tell(0, int(self.model.config.num_queries))
         inner = fitted_size(size, *self._sides)
-        pixels = self._preparation.resized(image, inner, weight.device)
+        pixels = self._look.resized(pixels_of(image, weight), inner)
         out = self.model(
-            pixel_values=self._preparation.normed(pixels).to(weight.dtype),
+            pixel_values=self._look.normalised(pixels).to(weight.dtype),
             task_inputs=self._task.to(weight.device),
         )
         maps = out.masks_queries_logits[0]
@@ -115,21 +121,3 @@ class OneFormerSegmenter:
             overlap_min=self._overlap_min,
             tell=tell,
         )
-
-
-def _settings(folder: Path) -> SimpleNamespace:
-    for name in SETTINGS:
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            found = found.get("image_processor", found)
-            if "image_mean" in found:
-                return SimpleNamespace(**found)
-        except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise ModelError(f"{path} cannot be read ({error}); copy the file there again") from error
-    raise ModelError(
-        f"{folder} has no {SETTINGS[0]} that says how {WHAT} takes pictures; copy all files of the model's "
-        "repository there"
-    )

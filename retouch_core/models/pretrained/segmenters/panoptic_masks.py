@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..chunks import Tell, in_chunks
-from ..preparing import check_overflow
+from .maps import check_overflow
 
 SCORE_MIN = 0.8
 """Probability of its class above which a query counts (Cheng et al. 2021; EoMT's default)."""

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..chunks import Tell
 from ..loading import ModelError, load_model
-from ..preparing import Preparation, image_processor, padded, picture_size, side_of, uncovered
+from ..pictures import picture_size, pixels_of
 from .automatic_masks import SCORE_MIN, MaskRules, automatic_masks
+from .maps import padded, uncovered
+from .processors import edge_of, image_processor, processor_look
 
 WHAT = "SAM"
 KINDS = ("sam",)
@@ -41,10 +43,10 @@ class SamSegmenter:
         self.model = model.eval().requires_grad_(False)
         self.networks: tuple[torch.nn.Module, ...] = (self.model,)
         self.rules = MaskRules(**rules)
-        self._preparation = Preparation.of(processor)
+        self._look = processor_look(processor)
         self._side = int(model.config.vision_config.image_size)
-        longest = side_of(processor.size, "longest_edge")
-        square = side_of(processor.pad_size, "height"), side_of(processor.pad_size, "width")
+        longest = edge_of(processor.size, "longest_edge")
+        square = edge_of(processor.pad_size, "height"), edge_of(processor.pad_size, "width")
         if (longest, *square) != (self._side,) * 3:
             raise ModelError(
                 f"the image processor makes inputs of {longest} px padded to {square[0]}x{square[1]}, but this {WHAT} "
@@ -76,7 +78,7 @@ class SamSegmenter:
             tell(0, self.rules.points_per_side**2)
         scale = self._side / max(size)
         inner = int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
-        pixels = self._preparation.normed(self._preparation.resized(image, inner, weight.device))
+        pixels = self._look.normalised(self._look.resized(pixels_of(image, weight), inner))
         embeddings = self.model.get_image_embeddings(padded(pixels, frame).to(weight.dtype))
         corner = torch.tensor([inner[1], inner[0]], dtype=torch.float32)
 

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..chunks import Tell
 from ..loading import ModelError, load_model, needs
-from ..preparing import Preparation, image_processor, picture_size, side_of, stretched
+from ..pictures import picture_size, pixels_of
 from .automatic_masks import SCORE_MIN, MaskRules, automatic_masks
+from .maps import stretched
+from .processors import edge_of, image_processor, processor_look
 
 WHAT = "SAM 2"
 KINDS = ("sam2", "sam2_video")
@@ -43,9 +45,9 @@ class Sam2Segmenter:
         self.model = model.eval().requires_grad_(False)
         self.networks: tuple[torch.nn.Module, ...] = (self.model,)
         self.rules = MaskRules(**rules)
-        self._preparation = Preparation.of(processor)
+        self._look = processor_look(processor)
         self._side = int(model.config.prompt_encoder_config.image_size)
-        sides = side_of(processor.size, "height"), side_of(processor.size, "width")
+        sides = edge_of(processor.size, "height"), edge_of(processor.size, "width")
         if sides != (self._side, self._side):
             raise ModelError(
                 f"the image processor makes inputs of {sides[0]}x{sides[1]} px, but this {WHAT} network takes "
@@ -76,8 +78,8 @@ class Sam2Segmenter:
         size, side = picture_size(image), (self._side, self._side)
         if tell is not None:
             tell(0, self.rules.points_per_side**2)
-        pixels = self._preparation.resized(image, side, weight.device)
-        embeddings = self.model.get_image_embeddings(self._preparation.normed(pixels).to(weight.dtype))
+        pixels = self._look.resized(pixels_of(image, weight), side)
+        embeddings = self.model.get_image_embeddings(self._look.normalised(pixels).to(weight.dtype))
 
         def decode(points: Tensor) -> tuple[Tensor, Tensor]:
             # In float32 whatever the weights are: float16 would move points by half a pixel.

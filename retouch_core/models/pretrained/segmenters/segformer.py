@@ -11,8 +11,10 @@ from torch.nn import functional
 
 from ..chunks import Tell, in_chunks
 from ..loading import ModelError, load_model
-from ..preparing import Preparation, check_overflow, image_processor, picture_size, side_of, stretched
+from ..pictures import picture_size, pixels_of
 from .automatic_masks import MAX_MASK_BYTES
+from .maps import check_overflow, stretched
+from .processors import edge_of, image_processor, processor_look
 
 WHAT = "SegFormer"
 KINDS = ("segformer",)
@@ -51,8 +53,8 @@ class SegformerSegmenter:
         self.model = model.eval().requires_grad_(False)
         self.networks: tuple[torch.nn.Module, ...] = (self.model,)
         self.split_components = split_components
-        self._preparation = Preparation.of(processor)
-        height, width = side_of(processor.size, "height"), side_of(processor.size, "width")
+        self._look = processor_look(processor)
+        height, width = edge_of(processor.size, "height"), edge_of(processor.size, "width")
         if height is None or width is None:
             raise ModelError(
                 f"the image processor has size {processor.size}, but {WHAT} needs height and width; "
@@ -86,8 +88,8 @@ class SegformerSegmenter:
         size = picture_size(image)
         if tell is not None:
             tell(0, int(self.model.config.num_labels))
-        pixels = self._preparation.resized(image, self._size, weight.device)
-        logits = self.model(pixel_values=self._preparation.normed(pixels).to(weight.dtype)).logits[0].float()
+        pixels = self._look.resized(pixels_of(image, weight), self._size)
+        logits = self.model(pixel_values=self._look.normalised(pixels).to(weight.dtype)).logits[0].float()
         check_overflow(logits, "logits")
         labels = label_map(logits, size, tell=tell)
         probabilities = logits.softmax(0).cpu()

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..retouch_core.models.clip_scorer import WORD
 from ..retouch_core.models.differentiable import lent
+from ..retouch_core.models.phrases import unknown_words
 from ..retouch_core.tensors.checks import InputWarning
 from ._host import check_cancelled
 
@@ -124,10 +124,8 @@ class HostScorer:
         tokenizer = _words_of(self.clip)
         unknown = getattr(tokenizer, "unk_token_id", None)
         ends = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
-        if unknown is None or unknown in ends:  # OpenAI's tokenizer names its end token as the unknown one
-            return ()
-        words = dict.fromkeys(WORD.findall(text))
-        return tuple(w for w in words if unknown in tokenizer(w, add_special_tokens=False)["input_ids"])
+        # OpenAI's tokenizer names its end token as the unknown one.
+        return () if unknown in ends else unknown_words(tokenizer, text)
 
 
 def _words_of(clip: Any) -> Any:

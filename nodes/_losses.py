@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..retouch_core.editing.linear_decoder import fitted_factors, linear_decoder
 from ..retouch_core.editing.loss_guidance import GuidedDenoise
-from ..retouch_core.editing.loss_terms import Guidance
+from ..retouch_core.editing.loss_terms import SMALL, Guidance
 from ..retouch_core.editing.picture_losses import Decode, PictureLosses
 from ..retouch_core.models.differentiable import gradients, lent, normal
 from ..retouch_core.models.half_decoder import half_decoder
@@ -38,8 +38,6 @@ from . import _host, _latents
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(x, sigma) as the host's samplers hand them over -> D."""
 
-SMALL = ("tiny", "tiny_half")
-"""Paths through a small decoder."""
 LEAST_SIGNAL = 1e-3
 """Smallest share of the picture in a latent of a flow model that is divided by."""
 NESTED = "text_retouch_guidance"

@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _retouch(options: argparse.Namespace) -> int:
+    from .model_names import load_retoucher, names_of, sources
     from .pictures import (
         OutputFolder,
         check_writable,
@@ -97,9 +98,7 @@ def _retouch(options: argparse.Namespace) -> int:
         profile = colour_profile(options.picture)
         with _progress_bar(options.quiet) as progress:
             progress(0.0, "loading models")
-            from .pipeline import Retoucher
-
-            retoucher = Retoucher.embedded()
+            retoucher = load_retoucher(names_of(options), sources(options.device))
             result = retoucher.retouch(image, query=query, prompt=options.prompt, progress=progress, **given)
     noticed = [str(warning.message) for warning in caught if issubclass(warning.category, InputWarning)]
     report = replace(result.report, warnings=list(dict.fromkeys([*noticed, *result.report.warnings])))
@@ -194,6 +193,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
+    from .model_names import add_model_options
     from .models_cli import add_models
 
     parser = _Parser(
@@ -238,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print the report as JSON, and nothing else, on stdout"
     )
     _quiet(retouch)
+    add_model_options(retouch)
 
     recipes = _command(commands, "recipes", _recipes, "list the recipes")
     recipes.add_argument("names", nargs="*", metavar="NAME", help="these alone")

@@ -9,7 +9,7 @@ from torch import Tensor
 from .editing.box_editor import BoxEditor
 from .models.clip_attention import ClipTower, tower_of
 from .models.clip_scorer import ClipScorer
-from .models.protocols import Editor, Scorer
+from .models.protocols import Attention, Editor, Scorer
 from .ranking.rank import Ranking, rank
 from .recipes import Recipe
 from .regions.learnable.learn import Learned, Settings, learn_regions
@@ -26,13 +26,15 @@ def learn(
     editor: Editor,
     scorer: Scorer,
     seed: int,
+    attention: Attention | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> tuple[Learned, Ranking]:
     """The best edit of each of `settings.candidates` anchors in IMAGE [1,H,W,3], and their order.
 
     Args:
         caption: what is there now; may be "". prompt: what shall be there.
-        scorer: whose image tower says where to look; a `ClipScorer`.
+        scorer: whose image tower judges the edits; a `ClipScorer`.
+        attention: where to look; None takes that tower.
         tell: called with what is done and how much there is, boxes or steps of training.
 
     Raises:
@@ -50,7 +52,7 @@ def learn(
         image,
         prompt,
         caption,
-        attention=tower,
+        attention=attention or tower,
         perception=tower,
         scorer=scorer,
         edit=BoxEditor(

@@ -27,7 +27,7 @@ ROLE_TITLES = {
     "referrer": "Referrers: find what a phrase means",
     "attention": "Attention: where learnable regions begin",
     "perceptual": "Perceptual distance: how different two pictures look",
-    "tiny_decoder": "Tiny decoders: turn latents into pictures cheaply, while a sampler is guided",
+    "tiny_decoder": "Tiny decoders of the library, through which guidance looks; in ComfyUI, TAESD in models/vae_approx",
     "editor": "Editors of the library; in ComfyUI any MODEL takes this place",
 }
 

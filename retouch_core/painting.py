@@ -16,7 +16,7 @@ from .editing.guidance import guided_denoiser
 from .editing.halving import cuts_of
 from .editing.linear_decoder import fitted_factors, linear_decoder
 from .editing.loss_guidance import with_losses
-from .editing.loss_terms import Guidance, LossTerms
+from .editing.loss_terms import SMALL, Guidance, LossTerms
 from .editing.losses import Perceptual
 from .editing.picture_losses import Decode
 from .editing.sampler import Candidates, retouch_candidates
@@ -79,13 +79,19 @@ def editor_for(settings: Recipe, editor: Editor, plain: Editor | None) -> Editor
 
 
 def losses_of(
-    settings: Recipe, shown: str, scorer: Scorer, perceptual: Callable[[], Perceptual], seed: int
+    settings: Recipe,
+    shown: str,
+    scorer: Scorer,
+    perceptual: Callable[[], Perceptual],
+    seed: int,
+    decoder: Any = None,
 ) -> Guidance | None:
     """The losses that guide the recipe's sampler towards `shown`, or None.
 
     Args:
         perceptual: gives the picture distance where the recipe weighs one.
         seed: of the cut-outs.
+        decoder: a small decoder for the paths `tiny` and `tiny_half`; None leaves them to the editor.
 
     Raises:
         ValueError: a value that means nothing.
@@ -115,6 +121,7 @@ def losses_of(
         update=settings.loss_update,
         window=settings.loss_window,
         seed=seed,
+        decoder=decoder,
     )
     return made if made.active else None
 
@@ -123,6 +130,8 @@ def _decoding(editor: Any, guidance: Guidance, work: Tensor, z0: Tensor) -> Deco
     """What decodes for the losses, on the guidance's path."""
     if guidance.path == "linear":
         return linear_decoder(*fitted_factors(z0, to_diffusion(work).to(z0)), editor.cell)
+    if guidance.decoder is not None and guidance.path in SMALL:
+        editor = _small(guidance.decoder, z0)
     if guidance.path == "tiny_half":
         try:
             half: Decode = editor.half_decoder()
@@ -139,6 +148,20 @@ def _decoding(editor: Any, guidance: Guidance, work: Tensor, z0: Tensor) -> Deco
         )
     whole: Decode = editor.decode_pixels
     return whole
+
+
+def _small(decoder: Any, z0: Tensor) -> Any:
+    """The small decoder, if it takes latents like `z0`.
+
+    Raises:
+        ValueError: it takes others.
+    """
+    if decoder.channels != z0.shape[1]:
+        raise ValueError(
+            f"tiny_decoder takes latents of {decoder.channels} channels, but editor makes {z0.shape[1]}; give the one that "
+            "belongs to the editor, such as taesdxl for SDXL"
+        )
+    return decoder
 
 
 def paint(

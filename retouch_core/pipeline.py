@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from .editing.sampler import Candidates
 from .finding import check_finder, find, given
 from .learning import as_found, learn
 from .metrics.feature_distance import perceptual_distance
-from .models.protocols import Editor, Referrer, Scorer, Segmenter
+from .models.protocols import Attention, Editor, Referrer, Scorer, Segmenter
 from .painting import BATCH, decoded, editor_for, losses_of, paint, words_of
 from .ranking.rank import Ranking, rank, rank_removal
 from .recipes import DEFAULT, Recipe
@@ -52,11 +53,25 @@ class Retoucher:
         editor: Editor,
         plain: Editor | None = None,
         referrer: Referrer | None = None,
+        *,
+        attention: Attention | None = None,
+        perceptual: Perceptual | None = None,
+        tiny_decoder: Any = None,
     ) -> None:
-        """`plain` is an editor without mask input, and `referrer` finds by itself, for the recipes that ask for one."""
+        """Take the models.
+
+        Args:
+            plain: an editor without mask input, and referrer: what finds by itself, for the recipes that ask for one.
+            attention: where learnable regions look; None takes the scorer's image tower.
+            perceptual: what losses weigh the background with; None takes LPIPS where it is on disk, else the scorer's
+                features.
+            tiny_decoder: a small decoder of the editor's latents, which losses look through on the paths `tiny` and
+                `tiny_half`; None takes the editor's own.
+        """
         self.segmenter, self.scorer, self.editor = segmenter, scorer, editor
         self.plain, self.referrer = plain, referrer
-        self._perceptual: Perceptual | None = None
+        self.attention, self.tiny_decoder = attention, tiny_decoder
+        self._perceptual = perceptual
 
     @classmethod
     def embedded(cls, folder: Path | None = None, *, device: torch.device | str | None = None) -> Retoucher:
@@ -72,8 +87,8 @@ class Retoucher:
 
     def with_segmenter(self, segmenter: Segmenter) -> Retoucher:
         """The same models with another segmenter."""
-        other = Retoucher(segmenter, self.scorer, self.editor, self.plain, self.referrer)
-        other._perceptual = self._perceptual
+        other = copy.copy(self)
+        other.segmenter = segmenter
         return other
 
     @torch.no_grad()
@@ -173,7 +188,7 @@ class Retoucher:
         settings, old = run.settings, found.text or run.query
         run.tell(0.2, "painting")
         shown = run.prompt or settings.removal_prompt
-        guidance = losses_of(settings, shown, self.scorer, self.perceptual, run.seed)
+        guidance = losses_of(settings, shown, self.scorer, self.perceptual, run.seed, self.tiny_decoder)
         pieces: list[tuple[Tensor, CropPlan, Tensor]] = []
         opened: list[Tensor] = []
         bare: list[Tensor] = []
@@ -257,6 +272,7 @@ class Retoucher:
                 editor=editor,
                 scorer=self.scorer,
                 seed=run.seed,
+                attention=self.attention,
                 tell=tell,
             )
         found = as_found(learned, image, run.query)

@@ -16,6 +16,8 @@ PATHS = ("detach_unet", "full", "tiny", "linear", "tiny_half")
 """Where the gradient goes (methods.md 10.5). `full`: decoder and denoiser. `detach_unet`: the decoder alone, the
 predicted noise held constant. `tiny`: the same through a small decoder. `linear`: one colour a latent cell. `tiny_half`:
 the small decoder stopped at half the picture's side (`models.half_decoder`)."""
+SMALL = ("tiny", "tiny_half")
+"""Paths through a small decoder."""
 UPDATES = ("own", "everywhere")
 """Where a term may change the estimate: region terms in the region and background terms outside, or both anywhere."""
 WINDOWS = ("region", "frame")

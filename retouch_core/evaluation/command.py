@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..model_names import JUDGE, add_model_options, load_models, names_of, sources
+
 DONE, BAD_INPUT, CANCELLED = 0, 2, 130
 OUTPUT = "evaluation"
 
@@ -82,18 +84,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="one row for each way to choose among the same candidates, with commas between: recipe, first, and S00's "
         "Table 1: cma, iqa, cma+iqa (default: %(default)s)",
     )
-    for role, what in (
-        ("editor", "what paints"),
-        ("segmenter", "what finds entities"),
-        ("scorer", "what compares pictures with words"),
-        ("referrer", "what finds by itself, for recipes that ask for it"),
-    ):
-        made.add_argument(
-            f"--{role}",
-            metavar="NAME",
-            default="embedded",
-            help=f"{what}: embedded, BACKEND, BACKEND:MODEL or a path (default: %(default)s)",
-        )
+    add_model_options(made)
     made.add_argument(
         "--judge",
         metavar="NAME",
@@ -102,7 +93,6 @@ def parser(prog: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--lpips", metavar="NET", default="vgg", help="backbone of LPIPS, such as alex (default: %(default)s)"
     )
-    made.add_argument("--device", metavar="NAME", help="such as cuda (default: cpu)")
     made.add_argument(
         "--sheets", metavar="N", type=_whole(0, 10**9), help="draw sheets of the first N (default: all)"
     )
@@ -144,7 +134,6 @@ def run(arguments: Sequence[str], prog: str, bar: Bar, say: Callable[[str], None
 
 def _evaluated(options: argparse.Namespace, tell: Progress, say: Callable[[str], None]) -> Any:
     from .measures import Gauges
-    from .models import ROLES, load_models, sources
     from .pairs import check_pictures, read_pairs
     from .run import Options, evaluate
 
@@ -152,8 +141,7 @@ def _evaluated(options: argparse.Namespace, tell: Progress, say: Callable[[str],
     tell(0.0, "reading the list")
     pairs = read_pairs(options.pairs)
     check_pictures(pairs.pairs[: options.limit])
-    names = {role: getattr(options, role) for role in ROLES if role != "judge"}
-    names["judge"] = options.judge or options.scorer
+    names = {**names_of(options), JUDGE: options.judge or options.scorer}
     how = Options(
         recipe=options.recipe,
         candidates=options.candidates,

@@ -6,6 +6,7 @@ The stand-in is no LPIPS and never called so: wherever a number of it is shown, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.differentiable import lent
+from ..models.pretrained.lookup import Folders, candidates
 from ..models.protocols import Scorer
-from .perceptual import backbone_file, load_lpips
+from .perceptual import BACKBONES, backbone_file, load_lpips
 
 FEATURES = "scorer features"
 """Name of the stand-in over the tokens of a scorer's image tower."""
@@ -80,10 +82,34 @@ class ScorerDistance:
         return [functional.normalize(tokens, dim=-1) for tokens in layers]
 
 
-def perceptual_distance(scorer: Scorer, net: str = "vgg") -> LpipsDistance | ScorerDistance:
+def lpips_of(file: Path) -> LpipsDistance:
+    """LPIPS with the backbone in a file, which is told by its name.
+
+    Raises:
+        ValueError: a file of another name, or one that does not hold what its name says.
+        FileNotFoundError: no such file.
+    """
+    for net, name in BACKBONES.items():
+        if file.name == name:
+            with torch.inference_mode(False):
+                return LpipsDistance(net, load_lpips(net, file))
+    raise ValueError(f"{file} is no backbone of LPIPS; choose a file called {', '.join(BACKBONES.values())}")
+
+
+def perceptual_distance(
+    scorer: Scorer, net: str = "vgg", folders: Folders | None = None
+) -> LpipsDistance | ScorerDistance:
     """LPIPS with `net` where its backbone's weights are on disk, else the scorer's; nothing is ever downloaded.
+
+    Args:
+        folders: a host's own folders of models; the library's where None (`lookup.model_folders`).
 
     Raises:
         ValueError: an unknown net.
     """
-    return LpipsDistance(net) if backbone_file(net).is_file() else ScorerDistance(scorer)
+    if backbone_file(net).is_file():
+        return LpipsDistance(net)
+    for one in candidates("perceptual", "lpips", folders):
+        if one.path.name == BACKBONES[net]:
+            return lpips_of(one.path)
+    return ScorerDistance(scorer)

@@ -18,6 +18,8 @@ from PIL import Image
 
 from retouch_core import cli
 from retouch_core.demo import PICTURES, read_cases, run_demo
+from retouch_core.models import embedded
+from retouch_core.models.pretrained import opening
 from retouch_core.pictures import read_picture
 from retouch_core.report import Report, not_found
 from retouch_core.result import Result
@@ -32,7 +34,11 @@ class StandIn:
     """Inverts the left half of the picture, unless the query names a giraffe."""
 
     calls: ClassVar[list[dict[str, Any]]] = []
+    built: ClassVar[list[dict[str, Any]]] = []
     problem: BaseException | None = None
+
+    def __init__(self, **models: Any) -> None:
+        type(self).built.append(models)
 
     @classmethod
     def embedded(cls) -> StandIn:
@@ -111,9 +117,12 @@ class StandIn:
 def _stand_in(monkeypatch: pytest.MonkeyPatch):
     pipeline = ModuleType("retouch_core.pipeline")
     monkeypatch.setattr(StandIn, "calls", [])
+    monkeypatch.setattr(StandIn, "built", [])
     monkeypatch.setattr(StandIn, "problem", None)
     pipeline.Retoucher = StandIn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "retouch_core.pipeline", pipeline)
+    parts = SimpleNamespace(editor=0, plain=1, segmenter=2, scorer=3, referrer=4)
+    monkeypatch.setattr(embedded, "load_embedded", lambda device=None: parts)
 
 
 @pytest.fixture
@@ -166,6 +175,38 @@ def test_options_reach_the_retoucher(photo: Path, tmp_path: Path):
             "steps": 5,
         }
     ]
+
+
+def test_models_are_the_librarys_own_unless_named(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def open_model(role: str, backend: str, name: str, *, path: Path | None) -> Any:
+        return SimpleNamespace(networks=(), told=(role, backend, name, path))
+
+    monkeypatch.setattr(opening, "open_model", open_model)
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    (clip / "config.json").write_text('{"model_type": "clip"}')
+    named = [
+        "--scorer",
+        str(clip),
+        "--segmenter",
+        "sam2:tiny",
+        "--attention",
+        "dinov2",
+        "--tiny-decoder",
+        "taesd",
+    ]
+    assert retouch(photo, tmp_path / "out") == retouch(photo, tmp_path / "other", *named) == 0
+    plain, other = StandIn.built
+    assert plain == {"editor": 0, "plain": 1, "segmenter": 2, "scorer": 3, "referrer": 4}
+    assert (other["editor"], other["plain"], other["referrer"]) == (0, 1, 4)
+    assert {role: other[role].told for role in ("scorer", "segmenter", "attention", "tiny_decoder")} == {
+        "scorer": ("scorer", "clip", "", clip),
+        "segmenter": ("segmenter", "sam2", "tiny", None),
+        "attention": ("attention", "dinov2", "", None),
+        "tiny_decoder": ("tiny_decoder", "taesd", "", None),
+    }
 
 
 @pytest.mark.parametrize(("asked", "given"), [("full", "full"), ("auto", "auto"), ("512", 512)])
@@ -236,6 +277,14 @@ def test_what_reading_repaired_is_reported(photo: Path, tmp_path: Path, capsys: 
         (["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--work-size", "big"], "got 'big'"),
         (["photo.png", "--prompt", "b", "-o", "out"], "--query"),
         (["result.png", "--query", "a", "--prompt", "b", "-o", "."], "overwritten"),
+        (
+            ["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--scorer", "nonsense"],
+            "--scorer 'nonsense' is not known; known are embedded, open_clip, clip, siglip",
+        ),
+        (
+            ["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--device", "toaster"],
+            "--device 'toaster' cannot be used here",
+        ),
         (["broken.png", "--query", "a", "--prompt", "b", "-o", "out"], "broken.png"),
     ],
 )

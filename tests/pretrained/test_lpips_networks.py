@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from retouch_core.metrics.feature_distance import LpipsDistance, ScorerDistance, lpips_of, perceptual_distance
 from retouch_core.metrics.perceptual import BACKBONES, load_lpips, lpips_distance
+from retouch_core.models.pretrained.lookup import ENVIRONMENT
 
 lpips = pytest.importorskip("lpips")
 NAMES = {"alex": "alexnet", "squeeze": "squeezenet1_1"}
@@ -57,6 +59,27 @@ def test_distances_are_the_packages_own(hub: Path, net: str, monkeypatch: pytest
     elsewhere = hub.parent / "mine.pth"
     (hub / BACKBONES[net]).rename(elsewhere)
     assert torch.equal(lpips_distance(a, b, network=load_lpips(net, elsewhere)), found)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_file_that_models_get_fetched_is_found(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scorer:
+        image_size = 16
+
+    place = hub.parent / "models" / "retouch_perceptual" / "lpips-squeeze"
+    saved(place, "squeeze")
+    monkeypatch.setenv(ENVIRONMENT, str(hub.parent / "models"))
+    assert isinstance(perceptual_distance(Scorer(), "alex"), ScorerDistance)  # type: ignore[arg-type]
+    found = perceptual_distance(Scorer(), "squeeze")  # type: ignore[arg-type]
+    assert isinstance(found, LpipsDistance) and found.name == "LPIPS (squeeze)"
+    a, b = (pictures(k).movedim(-1, 1) * 2 - 1 for k in (1, 2))
+    file = place / BACKBONES["squeeze"]
+    expected = lpips_distance(pictures(1), pictures(2), network=load_lpips("squeeze", file))
+    torch.testing.assert_close(found.against(b)(a), expected)
+    with pytest.raises(
+        ValueError, match=r"mine\.pth is no backbone of LPIPS; choose a file called alexnet-owt"
+    ):
+        lpips_of(hub / "mine.pth")
 
 
 def test_files_have_torchvisions_names() -> None:

@@ -9,14 +9,14 @@ import tiny_stable_diffusion
 import torch
 from tiny_referrers import grounding_dino_folder, picture, sam2_folder
 from tiny_segmenters import eomt_processor, saved, tiny_eomt
-from tiny_towers import clip_folder
+from tiny_towers import clip_folder, dinov2_folder, taesd_folder
 
 from retouch_core.models.pretrained.catalogue import BACKENDS
 from retouch_core.models.pretrained.editors.load import load_editor
 from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.lookup import ENVIRONMENT
 from retouch_core.models.pretrained.opening import CLASSES, backends_of, class_of, mask_makers, open_model
-from retouch_core.models.protocols import InstanceReferrer, Scorer, Segmenter
+from retouch_core.models.protocols import Attention, InstanceReferrer, Scorer, Segmenter
 from retouch_core.pipeline import Retoucher
 from retouch_core.recipes import recipe
 
@@ -69,6 +69,20 @@ def test_the_readmes_lines_give_a_retoucher_that_retouches(tmp_path: Path) -> No
     assert torch.equal(result.image[result.mask == 0], image[result.mask == 0])
     found = retoucher.retouch(image, "a tree", "a car", recipe=recipe("s03_rom"), candidates=1, steps=1)
     assert torch.equal(found.image[found.mask == 0], image[found.mask == 0])
+
+
+def test_what_recipes_may_have_besides_opens_by_name_too(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
+    dinov2_folder(tmp_path / "retouch_attention" / "tiny-dino")
+    taesd_folder(tmp_path / "retouch_tiny_decoders" / "tiny-taesd")
+    attention = open_model("attention", "dinov2", side=48)
+    assert isinstance(attention, Attention) and attention(picture(60, 84))[0].shape == (6, 6)
+    decoder = open_model("tiny_decoder", "taesd", dtype=torch.bfloat16)
+    assert decoder.decode_pixels(torch.randn(1, 4, 4, 6)).shape == (1, 3, 32, 48)
+    with pytest.raises(ModelError, match=r"no DINO model is in .*retouch_attention"):
+        open_model("attention", "dino")
 
 
 def test_precision_is_that_of_all_networks() -> None:

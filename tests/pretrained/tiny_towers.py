@@ -123,3 +123,22 @@ def drawn(count: int = 3, size: int = 32, seed: int = 1) -> torch.Tensor:
 
 def normalised(views: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     return (views - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def dinov2_folder(folder: Path) -> Path:
+    """A DINOv2 of 8 px patches."""
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**TOWER, image_size=32, patch_size=8))
+    model.save_pretrained(folder)
+    return folder
+
+
+def taesd_folder(folder: Path) -> Path:
+    """A TAESD with random weights, as diffusers saves it."""
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    AutoencoderTiny(latent_channels=4).save_pretrained(folder)
+    return folder

@@ -29,6 +29,9 @@ CLASSES = {
     "owlv2": "referrers.owlv2.Owlv2Detector",
     "florence2": "referrers.florence2.Florence2Referrer",
     "sam3": "referrers.sam3.Sam3Referrer",
+    "dino": "dino.PretrainedDino",
+    "dinov2": "dino.PretrainedDino",
+    "taesd": "tiny_decoder.TinyDecoder",
 }
 """Backend -> folder, file and class below this one."""
 DETECTORS = ("grounding_dino", "owlv2")
@@ -61,7 +64,9 @@ def open_model(
     dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> Any:
-    """A segmenter, scorer or referrer out of the files on this machine; never the network.
+    """A segmenter, scorer, referrer, attention or tiny decoder out of the files on this machine; never the network.
+
+    Editors come from `editors.load.load_editor`, LPIPS from `metrics.feature_distance`.
 
     Args:
         role: what it is for; backend: a key of `CLASSES` for that role.

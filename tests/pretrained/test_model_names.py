@@ -1,4 +1,4 @@
-"""Names on the command line of `eval --pairs` become pretrained models, in the right role and on the right device."""
+"""Names on the command line become pretrained models, in the right role and on the right device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from retouch_core.evaluation.models import resolve, sources
-from retouch_core.evaluation.pretrained import PretrainedSource
+from retouch_core.model_names import PretrainedSource, resolve, sources
 from retouch_core.models.pretrained import lookup, opening
 from retouch_core.models.pretrained.editors import load as editors
 
@@ -76,7 +75,8 @@ def test_networks_go_to_the_device(opened: list[tuple[Any, ...]]):
 def test_a_model_for_another_role_is_refused(tmp_path: Path, opened: list[tuple[Any, ...]]):
     clip = folder(tmp_path / "clip", "clip")
     with pytest.raises(
-        ValueError, match=r"clip holds no model for a segmenter; give the folder of one for eomt, sam2"
+        ValueError,
+        match=r"clip holds no model for the role of a segmenter; give the folder of one for eomt, sam2",
     ):
         PretrainedSource()("segmenter", str(clip))
     assert not opened

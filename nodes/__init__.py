@@ -18,7 +18,9 @@ class TextRetouch(ComfyExtension):
         from .entity_segment import RetouchEntitySegment
         from .guidance import RetouchGuidance
         from .learn_region import RetouchLearnRegion
+        from .load_attention import RetouchLoadAttention
         from .load_embedded import RetouchLoadEmbedded
+        from .load_perceptual import RetouchLoadPerceptual
         from .load_referrer import RetouchLoadReferrer
         from .load_scorer import RetouchLoadScorer
         from .load_segmenter import RetouchLoadSegmenter
@@ -58,4 +60,6 @@ class TextRetouch(ComfyExtension):
             RetouchLoadSegmenter,
             RetouchLoadScorer,
             RetouchLoadReferrer,
+            RetouchLoadAttention,
+            RetouchLoadPerceptual,
         ]

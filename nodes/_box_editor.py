@@ -45,11 +45,13 @@ def tower_of_scorer(scorer: Any) -> ClipTower:
     """
     if isinstance(scorer, ClipScorer):
         return tower_of(scorer)
+    if isinstance(getattr(scorer, "backend", None), ClipScorer):
+        return tower_of(scorer.ready())
     vision: Any = getattr(scorer, "vision", None)
     config = getattr(vision, "config", None)
     if config is None or not hasattr(vision, "get_sd"):
         raise TypeError(
-            f"scorer is a {type(scorer).__name__} without a CLIP image tower; connect Load Embedded Models or Scorer from CLIP"
+            f"scorer is a {type(scorer).__name__} without a CLIP image tower; connect Load Embedded Models, Scorer from CLIP, or Load Scorer with a CLIP"
         )
     comfy.model_management.load_model_gpu(scorer.patcher)
     return ClipTower(

@@ -9,7 +9,14 @@ import comfy.model_management
 import comfy.model_patcher
 from torch import Tensor
 
-from ..retouch_core.metrics.feature_distance import LpipsDistance, ScorerDistance, perceptual_distance
+from ..retouch_core.metrics.feature_distance import (
+    LpipsDistance,
+    ScorerDistance,
+    lpips_of,
+    perceptual_distance,
+)
+from ..retouch_core.models.pretrained.lookup import find
+from ._pretrained import folders
 
 
 class HostLpips:
@@ -33,5 +40,27 @@ class HostLpips:
 
 def host_perceptual(scorer: Any) -> HostLpips | ScorerDistance:
     """What weighs the background's perceptual distance for guidance with this scorer."""
-    found = perceptual_distance(scorer)
+    found = perceptual_distance(scorer, folders=folders())
     return HostLpips(found) if isinstance(found, LpipsDistance) else found
+
+
+def loaded_lpips(name: str) -> HostLpips:
+    """LPIPS with the backbone of that name; the recommended one of those on disk for an empty one.
+
+    Raises:
+        ModelError, ValueError: one sentence that says what is missing or wrong, and what to do.
+    """
+    return HostLpips(lpips_of(find("perceptual", "lpips", name, folders=folders())))
+
+
+def check_perceptual(perceptual: Any) -> HostLpips | None:
+    """What came on the wire, or None for nothing.
+
+    Raises:
+        TypeError: something else.
+    """
+    if perceptual is None or isinstance(perceptual, HostLpips):
+        return perceptual
+    raise TypeError(
+        f"perceptual_distance must be of Load LPIPS, got {type(perceptual).__name__}; connect that node, or nothing"
+    )

@@ -92,6 +92,8 @@ def opened(role: str, backend: str, model: str, dtype: str, **options: Any) -> A
         return HostedSegmenter(made)
     if role == "scorer":
         return HostedScorer(made)
+    if role == "attention":
+        return HostedAttention(made)
     return HostedInstances(made) if hasattr(made, "instances") else HostedReferrer(made)
 
 
@@ -169,6 +171,14 @@ class HostedScorer(Hosted):
         """The words that the tokenizer cannot represent."""
         words: tuple[str, ...] = self.backend.unknown_words(text)
         return words
+
+
+class HostedAttention(Hosted):
+    """A `models.protocols.Attention`."""
+
+    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = self.ready()(image)
+        return found
 
 
 class HostedReferrer(Hosted):

@@ -14,6 +14,8 @@ Referrer = io.Custom("RETOUCH_REFERRER")
 Guidance = io.Custom("RETOUCH_GUIDANCE")
 Pruning = io.Custom("RETOUCH_PRUNING")
 Crop = io.Custom("RETOUCH_CROP")
+Attention = io.Custom("RETOUCH_ATTENTION")
+Perceptual = io.Custom("RETOUCH_PERCEPTUAL")
 
 CATEGORY = "Text Retouch"
 

@@ -60,7 +60,7 @@ class RetouchEntitySegment(io.ComfyNode):
     ) -> io.NodeOutput:
         if not callable(segmenter):
             raise TypeError(
-                f"segmenter must be a segmenter, got {type(segmenter).__name__}; connect Load Embedded Models"
+                f"segmenter must be a segmenter, got {type(segmenter).__name__}; connect Load Embedded Models or Load Segmenter"
             )
         check_number(score_min, "score_min", 0, 1)
         pictures = check_image(_host.to_work(_host.rgb(image)) if isinstance(image, Tensor) else image)
@@ -72,7 +72,7 @@ class RetouchEntitySegment(io.ComfyNode):
             _host.check_cancelled()
             with _host.noted() as notes:
                 seen = reduced(clamped(picture))
-            proposals, scores = segmenter(seen)
+                proposals, scores = segmenter(seen)
             regions = disjoint(proposals, scores, score_min=score_min, leftovers=leftovers)
             regions = restored(regions, (picture.shape[1], picture.shape[2]))
             regions = regions.traced("picture", warning="; ".join(notes)) if notes else regions

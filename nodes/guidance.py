@@ -27,7 +27,7 @@ from ..retouch_core.tensors.checks import check_range
 from . import _types
 from ._latents import check_vae
 from ._losses import check_guidance
-from ._perceptual import host_perceptual
+from ._perceptual import check_perceptual, host_perceptual
 
 MAX_WEIGHT = 1e6
 """S04 reports that weights of 1e5 to 1e6 make the edit spill; more means nothing."""
@@ -166,6 +166,12 @@ class RetouchGuidance(io.ComfyNode):
                     optional=True,
                     tooltip="For the tiny paths: a small VAE, of Load VAE with taesd. Not needed where the VAE is one.",
                 ),
+                _types.Perceptual.Input(
+                    "perceptual_distance",
+                    optional=True,
+                    tooltip="What perceptual weighs, of Load LPIPS. Left out: LPIPS where its VGG weights are on disk, else the "
+                    "scorer's features.",
+                ),
             ],
             outputs=[_types.Guidance.Output("guidance", tooltip="For Region Sampler or Conditional CFG.")],
         )
@@ -192,13 +198,14 @@ class RetouchGuidance(io.ComfyNode):
         window: str = "region",
         guidance: Any = None,
         decoder: Any = None,
+        perceptual_distance: Any = None,
     ) -> io.NodeOutput:
         """Terms with their options, joined to those that came."""
         if not hasattr(scorer, "encode_images"):
             raise TypeError(
-                f"scorer must be a scorer, got {type(scorer).__name__}; connect Load Embedded Models or Scorer from CLIP"
+                f"scorer must be a scorer, got {type(scorer).__name__}; connect Load Embedded Models, Load Scorer or Scorer from CLIP"
             )
-        before = check_guidance(guidance)
+        before, distinct = check_guidance(guidance), check_perceptual(perceptual_distance)
         if decoder is not None:
             check_vae(decoder)
         for name, value in (
@@ -213,7 +220,7 @@ class RetouchGuidance(io.ComfyNode):
         terms = LossTerms(
             prompt,
             scorer,
-            host_perceptual(scorer) if perceptual else None,
+            (distinct or host_perceptual(scorer)) if perceptual else None,
             scale=scale,
             clip=clip,
             perceptual=perceptual,

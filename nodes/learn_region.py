@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..retouch_core.models.protocols import Attention as AttentionRole
 from ..retouch_core.models.protocols import Scorer as ScorerRole
 from ..retouch_core.ranking.rank import rank
 from ..retouch_core.regions.learnable.learn import COUNT, MODES, TEMPLATE, Learned, Settings, learn_regions
@@ -23,7 +24,7 @@ from ._box_editor import BoxEditor, tower_of_scorer
 from ._regions import check_number, overlay
 from ._repaint import MAX_CFG, MAX_STEPS, Widgets
 from ._sampling import SEEDS
-from ._types import Regions, Scorer, schema
+from ._types import Attention, Regions, Scorer, schema
 
 MAX_ANCHORS = 256
 MAX_EPOCHS = 1000
@@ -53,7 +54,10 @@ class RetouchLearnRegion(io.ComfyNode):
                     optional=True,
                     tooltip="The negative prompt, usually blank; needed where cfg is not 1.",
                 ),
-                Scorer.Input("scorer", tooltip="Says where to look, and how well an edit fits the words."),
+                Scorer.Input(
+                    "scorer",
+                    tooltip="Says how well an edit fits the words, and where to look unless attention is connected.",
+                ),
                 io.String.Input("prompt", default="", tooltip="What shall be there, such as 'a blue truck'."),
                 io.String.Input(
                     "caption",
@@ -132,6 +136,11 @@ class RetouchLearnRegion(io.ComfyNode):
                     advanced=True,
                     tooltip="Around the prompt, for the scorer; {} stands for it.",
                 ),
+                Attention.Input(
+                    "attention",
+                    optional=True,
+                    tooltip="Where to look, of Load Attention. Left out: what the scorer's image tower attends to.",
+                ),
             ],
             outputs=[
                 Regions.Output("regions", tooltip="The best box of each place, with its quality score."),
@@ -165,6 +174,7 @@ class RetouchLearnRegion(io.ComfyNode):
         epochs: int = 5,
         template: str = TEMPLATE,
         empty: Any = None,
+        attention: Any = None,
     ) -> io.NodeOutput:
         """Attention to boxes, boxes to edits, edits to a choice."""
         widgets = Widgets(seed, steps, cfg, sampler_name, scheduler, denoise, 0.0, 1, "masked")
@@ -183,9 +193,13 @@ class RetouchLearnRegion(io.ComfyNode):
         _conditioning.check_conditioning(target, "target")
         if empty is not None:
             _conditioning.check_conditioning(empty, "empty")
+        if attention is not None and not isinstance(attention, AttentionRole):
+            raise TypeError(
+                f"attention must be of Load Attention, got {type(attention).__name__}; connect that node, or nothing"
+            )
         if not isinstance(scorer, ScorerRole):
             raise TypeError(
-                f"scorer must be a scorer, got {type(scorer).__name__}; connect Load Embedded Models or Scorer from CLIP"
+                f"scorer must be a scorer, got {type(scorer).__name__}; connect Load Embedded Models, Load Scorer or Scorer from CLIP"
             )
 
         def choose(source: Tensor, made: Tensor) -> tuple[Tensor, int]:
@@ -198,7 +212,7 @@ class RetouchLearnRegion(io.ComfyNode):
                 picture,
                 prompt,
                 caption,
-                attention=tower,
+                attention=attention or tower,
                 perception=tower,
                 scorer=scorer,
                 edit=BoxEditor(model, vae, target, empty, widgets, notes),

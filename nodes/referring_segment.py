@@ -103,7 +103,7 @@ class RetouchReferringSegment(io.ComfyNode):
     ) -> io.NodeOutput:
         if not isinstance(referrer, ReferrerRole):
             raise TypeError(
-                f"referrer must be a referrer, got {type(referrer).__name__}; connect Load Embedded Models"
+                f"referrer must be a referrer, got {type(referrer).__name__}; connect Load Embedded Models or Load Referrer"
             )
         query = check_text(query)
         if mode not in RULES:

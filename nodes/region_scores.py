@@ -98,7 +98,7 @@ class RetouchRegionScores(io.ComfyNode):
         given = check_regions(regions)
         if not isinstance(scorer, ScorerRole):
             raise TypeError(
-                f"scorer must be a scorer, got {type(scorer).__name__}; connect Load Embedded Models or Scorer from CLIP"
+                f"scorer must be a scorer, got {type(scorer).__name__}; connect Load Embedded Models, Load Scorer or Scorer from CLIP"
             )
         picture = one_picture(image, given)
         query = check_text(query)

@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +59,44 @@ def small(tiny: ModuleType) -> Any:
             "video_vae": tiny.VideoVAE(),
         }
     )
+
+
+@pytest.fixture(scope="session")
+def builders() -> Callable[[str], ModuleType]:
+    """Tiny random networks in folders of the published layout: the modules of tests/pretrained by their names."""
+
+    def module(name: str) -> ModuleType:
+        sys.path.insert(0, str(Path(__file__).parents[1] / "pretrained"))
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.pop(0)
+
+    return module
+
+
+@pytest.fixture(scope="session")
+def fill_shelf(builders: Callable[[str], ModuleType]) -> Callable[[Path], Path]:
+    """`fill_shelf(folder)` puts one tiny model of each kind that is tried on a host into a folder of models."""
+
+    def fill(root: Path) -> Path:
+        refer, towers, segment, lpips = (
+            builders(name) for name in ("tiny_referrers", "tiny_towers", "tiny_segmenters", "tiny_lpips")
+        )
+        with torch.inference_mode(False):
+            for place in (root / "retouch_segmenters", root / "retouch_perceptual"):
+                place.mkdir(parents=True, exist_ok=True)
+            segment.saved(
+                root / "retouch_segmenters" / "tiny-sam2", segment.tiny_sam2(), segment.sam2_processor()
+            )
+            refer.clipseg_folder(root / "retouch_referrers" / "tiny-clipseg")
+            refer.grounding_dino_folder(root / "retouch_referrers" / "tiny-dino")
+            towers.clip_folder(root / "retouch_scorers" / "tiny-clip")
+            towers.dinov2_folder(root / "retouch_attention" / "tiny-dinov2")
+            lpips.backbone(root / "retouch_perceptual", "squeeze")
+        return root
+
+    return fill
 
 
 @pytest.fixture

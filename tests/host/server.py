@@ -145,8 +145,10 @@ class Server:
 
     # -------- running
     def post(self, prompt: dict[str, Any]) -> Run:
-        """Queue a prompt in API format; ServerError where the host finds it invalid."""
+        """Queue a prompt in API format; ServerError where the host finds any of it invalid."""
         answer = self.json("/prompt", {"prompt": prompt, "client_id": self.client})
+        if answer.get("node_errors"):  # it would leave out what hangs on those nodes, and run the rest
+            raise ServerError(f"/prompt: {json.dumps(answer['node_errors'])}")
         return Run(answer["prompt_id"])
 
     def wait(self, run: Run, timeout: float = 300.0) -> Run:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,37 +13,14 @@ import torch
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("quiet_host")]
 
 Pack = Callable[[str], ModuleType]
-BUILDERS = Path(__file__).parents[1] / "pretrained"
 HEIGHT, WIDE = 60, 84
 
 
 @pytest.fixture(scope="session")
-def builders() -> Callable[[str], ModuleType]:
-    """Tiny random networks in folders of the published layout."""
-
-    def module(name: str) -> ModuleType:
-        sys.path.insert(0, str(BUILDERS))
-        try:
-            return importlib.import_module(name)
-        finally:
-            sys.path.pop(0)
-
-    return module
-
-
-@pytest.fixture(scope="session")
-def stored(comfy: Path, builders: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stored(comfy: Path, fill_shelf: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models with one of each kind that is tried here."""
-    root = tmp_path_factory.mktemp("models")
-    refer, towers, segment = (builders(f"tiny_{kind}") for kind in ("referrers", "towers", "segmenters"))
-    with torch.inference_mode(False):
-        segment.saved(
-            root / "retouch_segmenters" / "tiny-sam2", segment.tiny_sam2(), segment.sam2_processor()
-        )
-        refer.clipseg_folder(root / "retouch_referrers" / "tiny-clipseg")
-        refer.grounding_dino_folder(root / "retouch_referrers" / "tiny-dino")
-        towers.clip_folder(root / "retouch_scorers" / "tiny-clip")
-    return root
+    folder: Path = fill_shelf(tmp_path_factory.mktemp("models"))
+    return folder
 
 
 @pytest.fixture
@@ -180,6 +155,95 @@ def test_referrers_find_by_a_phrase(pack: Pack, shelf: Path) -> None:
             _, mask, heat, report = node.execute(image, referrer, "the red thing").result
         assert mask.shape == heat.shape == (1, HEIGHT, WIDE) and report
         assert all(patcher in loaded() for patcher in referrer.patchers)
+
+
+def test_attention_says_where_learn_region_looks(pack: Pack, shelf: Path, tiny: Any) -> None:
+    (attention,) = pack("nodes.load_attention").RetouchLoadAttention.execute({"backend": "dinov2"}).result
+    (scorer,) = pack("nodes.load_scorer").RetouchLoadScorer.execute({"backend": "clip"}).result
+    image = tiny.picture(60, 72)
+    direct = pack("retouch_core.models.pretrained.dino").PretrainedDino.from_folder(
+        shelf / "retouch_attention" / "tiny-dinov2"
+    )
+    with torch.inference_mode():
+        seen = attention(image)
+    for mine, theirs in zip(seen, direct(image), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+    assert attention.patcher in loaded()
+    node, asked = pack("nodes.learn_region").RetouchLearnRegion, []
+
+    class Watched:
+        def __call__(self, picture: Any) -> Any:
+            asked.append(tuple(picture.shape))
+            return attention(picture)
+
+    given = {"steps": 1, "cfg": 1.0, "anchors": 1, "sizes": 1, "prompt": "a photo", "template": "{}"}
+    models = {"model": tiny.model("inpaint"), "vae": tiny.vae(), "target": tiny.conditioning(1)}
+    with torch.inference_mode():
+        node.execute(image, scorer=scorer, attention=Watched(), **models, **given)
+    assert asked == [tuple(image.shape)]
+    with pytest.raises(TypeError, match="attention must be of Load Attention, got str; connect that node"):
+        node.execute(image, scorer=scorer, attention="dino", **models, **given)
+
+
+def test_lpips_from_the_hosts_folder_weighs_the_background(pack: Pack, shelf: Path, tiny: Any) -> None:
+    (lpips,) = pack("nodes.load_perceptual").RetouchLoadPerceptual.execute().result
+    (scorer,) = pack("nodes.load_scorer").RetouchLoadScorer.execute({"backend": "clip"}).result
+    assert lpips.name == "LPIPS (squeeze)"
+    library = pack("retouch_core.metrics.perceptual")
+    a, b = torch.rand(2, 64, 72, 3, generator=torch.Generator().manual_seed(1)).split(1)
+    file = shelf / "retouch_perceptual" / library.BACKBONES["squeeze"]
+    expected = library.lpips_distance(a, b, network=library.load_lpips("squeeze", file))
+    pixels = [one.movedim(-1, 1) * 2 - 1 for one in (a, b)]
+    torch.testing.assert_close(lpips.against(pixels[1])(pixels[0]), expected)
+    node = pack("nodes.guidance").RetouchGuidance
+    (guidance,) = node.execute(
+        scorer, "a", 1.0, 1.0, 1.0, 0.0, 0.0, "detach_unet", perceptual_distance=lpips
+    ).result
+    assert guidance.terms[0].perceptual_distance is lpips
+    with pytest.raises(TypeError, match="perceptual_distance must be of Load LPIPS, got int"):
+        node.execute(scorer, "a", 1.0, 1.0, 1.0, 0.0, 0.0, "detach_unet", perceptual_distance=3)
+
+
+def test_vgg_in_the_hosts_folder_is_taken_by_itself(
+    pack: Pack, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, library = pack("nodes._perceptual"), pack("retouch_core.metrics.perceptual")
+    scorer = pack("nodes.load_scorer").RetouchLoadScorer.execute({"backend": "clip"}).result[0]
+    assert module.host_perceptual(scorer).name == "scorer features"
+    monkeypatch.setitem(library.BACKBONES, "vgg", library.BACKBONES["squeeze"])
+    monkeypatch.delitem(library.BACKBONES, "squeeze")
+    asked: list[Path] = []
+
+    def load_lpips(net: str, file: Path) -> Any:
+        asked.append(file)
+        return torch.nn.Linear(1, 1)
+
+    monkeypatch.setattr(pack("retouch_core.metrics.feature_distance"), "load_lpips", load_lpips)
+    assert module.host_perceptual(scorer).name == "LPIPS (vgg)"
+    assert asked == [shelf / "retouch_perceptual" / library.BACKBONES["vgg"]]
+
+
+def test_what_memory_did_not_suffice_for_is_done_in_smaller_chunks_and_said(
+    pack: Pack, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = pack("nodes.load_segmenter").RetouchLoadSegmenter
+    told = {"backend": "sam2", "points_per_side": 4, "pred_iou_min": 0.0, "stability_min": 0.0}
+    (segmenter,) = loader.execute(told).result
+    image = torch.rand(1, HEIGHT, WIDE, 3, generator=torch.Generator().manual_seed(1))
+    node, model = pack("nodes.entity_segment").RetouchEntitySegment, segmenter.backend.model
+    _, (plain,), _ = node.execute(image, segmenter, 0.0, "ignore").result
+    honest, most = type(model).forward, 3
+
+    def forward(self: Any, *args: Any, input_points: Any = None, **named: Any) -> Any:
+        if input_points is not None and input_points.shape[1] > most:
+            raise torch.OutOfMemoryError("no more")
+        return honest(self, *args, input_points=input_points, **named)
+
+    monkeypatch.setattr(type(model), "forward", forward)
+    _, (halved,), _ = node.execute(image, segmenter, 0.0, "ignore").result
+    assert torch.equal(halved.masks, plain.masks)
+    (said,) = [trace["warning"] for trace in halved.trace if "warning" in trace]
+    assert "not enough memory, so points go through" in said and "at a time; that is slower" in said
 
 
 def test_precision_is_the_hosts_unless_asked(pack: Pack, shelf: Path) -> None:

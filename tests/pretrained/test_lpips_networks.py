@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_lpips import NAMES, backbone
 
 from retouch_core.metrics.feature_distance import LpipsDistance, ScorerDistance, lpips_of, perceptual_distance
 from retouch_core.metrics.perceptual import BACKBONES, load_lpips, lpips_distance
 from retouch_core.models.pretrained.lookup import ENVIRONMENT
 
 lpips = pytest.importorskip("lpips")
-NAMES = {"alex": "alexnet", "squeeze": "squeezenet1_1"}
-"""LPIPS's names of the small backbones -> torchvision's. VGG-16 goes the same way, in half a gigabyte."""
 
 
 @pytest.fixture
@@ -29,26 +28,12 @@ def pictures(seed: int) -> torch.Tensor:
     return torch.rand(2, 64, 72, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def saved(place: Path, net: str) -> Any:
-    """torchvision's network with random weights, its file as torchvision's servers have it."""
-    from torchvision import models
-
-    torch.manual_seed(0)
-    backbone = getattr(models, NAMES[net])(weights=None)
-    place.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {f"features.{name}": value for name, value in backbone.features.state_dict().items()},
-        place / BACKBONES[net],
-    )
-    return backbone
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("net", NAMES)
 def test_distances_are_the_packages_own(hub: Path, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = saved(hub, net)
+    network = backbone(hub, net)
     with monkeypatch.context() as patch:
-        patch.setattr(lpips.pretrained_networks.tv, NAMES[net], lambda pretrained: backbone)
+        patch.setattr(lpips.pretrained_networks.tv, NAMES[net], lambda pretrained: network)
         reference = lpips.LPIPS(net=net, verbose=False)
     a, b = pictures(1), pictures(2)
     with torch.no_grad():
@@ -67,7 +52,7 @@ def test_the_file_that_models_get_fetched_is_found(hub: Path, monkeypatch: pytes
         image_size = 16
 
     place = hub.parent / "models" / "retouch_perceptual" / "lpips-squeeze"
-    saved(place, "squeeze")
+    backbone(place, "squeeze")
     monkeypatch.setenv(ENVIRONMENT, str(hub.parent / "models"))
     assert isinstance(perceptual_distance(Scorer(), "alex"), ScorerDistance)  # type: ignore[arg-type]
     found = perceptual_distance(Scorer(), "squeeze")  # type: ignore[arg-type]
@@ -92,7 +77,7 @@ def test_files_have_torchvisions_names() -> None:
 def test_files_that_cannot_be_used(hub: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"LPIPS \(squeeze\) needs .*squeezenet1_1-b8a52dc0.pth"):
         load_lpips("squeeze")
-    saved(hub, "alex")
+    backbone(hub, "alex")
     other = hub / BACKBONES["alex"]
     with pytest.raises(ValueError, match=r"does not hold the backbone of LPIPS \(squeeze\)"):
         load_lpips("squeeze", other)

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from .masks import ListedMask, Outlines
+from .masks import CocoRuns, ListedMask, Outlines
 from .pairs import Pair, PairList, json_of, lines_of
 
 MIN_AREA = 0.02
@@ -121,7 +121,7 @@ def read_coco(path: Path, folder: Path) -> PairList:
                     caption=captions[entry["id"]][1],
                     kind=name,
                     query=name,
-                    mask=_outlines(thing, (entry["height"], entry["width"])),
+                    mask=_mask(thing, (entry["height"], entry["width"]), instances.name),
                     where=f"{path.name} image {entry['id']}",
                 )
             )
@@ -142,12 +142,15 @@ def _only_one(entries: Sequence[dict[str, Any]], area: float) -> dict[str, Any] 
         if count[entry["category_id"]] == 1
         and not entry.get("iscrowd")
         and entry["area"] >= MIN_AREA * area
-        and isinstance(entry["segmentation"], list)
+        and isinstance(entry["segmentation"], (list, dict))
     ]
     return max(single, key=lambda entry: (entry["area"], -entry["category_id"]), default=None)
 
 
-def _outlines(entry: dict[str, Any], size: tuple[int, int]) -> Outlines:
+def _mask(entry: dict[str, Any], size: tuple[int, int], where: str) -> ListedMask:
+    """Polygons, or runs as sets that took over the layout have them."""
+    if isinstance(entry["segmentation"], dict):
+        return CocoRuns.of(entry["segmentation"], f"{where} annotation {entry['id']}")
     if any(len(polygon) < 6 or len(polygon) % 2 for polygon in entry["segmentation"]):
         raise TypeError(f"annotation {entry['id']} has an outline of fewer than 3 corners")
     return Outlines(tuple(tuple(map(float, polygon)) for polygon in entry["segmentation"]), size)

@@ -107,24 +107,28 @@ class StartRuns:
 
 @dataclass(frozen=True)
 class CocoRuns:
-    """COCO's uncompressed runs: lengths of zeros and ones in turns, column by column, for a picture of `size`."""
+    """COCO's runs: lengths of zeros and ones in turns, column by column, for a picture of `size`."""
 
     counts: tuple[int, ...]
     size: Size
 
     @classmethod
     def of(cls, value: Any, where: str) -> CocoRuns:
-        """Raises ValueError unless `value` is {"size": [h, w], "counts": [...]} with counts that fill the size."""
+        """Runs as a list, or compressed to a string as COCO publishes them.
+
+        Raises:
+            ValueError: no {"size": [h, w], "counts": ...} with counts that fill the size.
+        """
         counts, size = (value.get("counts"), value.get("size")) if isinstance(value, dict) else (None, None)
         if isinstance(counts, str):
-            raise ValueError(f"{where}: mask has compressed counts; write them as a list of run lengths")
+            counts = _unpacked(counts, where)
         whole = all(
             isinstance(numbers, list) and all(type(n) is int and n >= 0 for n in numbers)
             for numbers in (counts, size)
         )
         if not whole or counts is None or size is None or len(size) != 2:
             raise ValueError(
-                f'{where}: mask must be {{"size": [height, width], "counts": [...]}}; correct it'
+                f'{where}: mask must be {{"size": [height, width], "counts": [...]}} with no count below 0; correct it'
             )
         if sum(counts) != size[0] * size[1]:
             raise ValueError(
@@ -142,6 +146,33 @@ class CocoRuns:
 
     def digest(self) -> str:
         return _hashed((self.size, self.counts))
+
+
+def _unpacked(text: str, where: str) -> list[int]:
+    """Run lengths out of COCO's string (`rleFrString` of its maskApi.c).
+
+    A sign holds 5 bits of a number, the lowest first, and whether more follow; the last one's highest bit is the number's
+    sign. From the fourth on, numbers are differences from the last but one.
+    """
+    counts: list[int] = []
+    number, bits = 0, 0
+    for sign in text:
+        code = ord(sign) - ord("0")
+        if not 0 <= code < 64:
+            raise ValueError(
+                f"{where}: mask has {sign!r} in its compressed counts, which never holds it; correct it"
+            )
+        number |= (code & 31) << bits
+        bits += 5
+        if code & 32:
+            continue
+        if code & 16:
+            number -= 1 << bits
+        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+        number, bits = 0, 0
+    if bits:
+        raise ValueError(f"{where}: mask has compressed counts that break off in a number; correct it")
+    return counts
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from skimage.draw import polygon2mask
 
@@ -101,6 +103,20 @@ def test_coco_runs_by_hand_and_by_brute_force():
         counts[-1] += 1
     runs = CocoRuns.of({"size": [7, 9], "counts": counts}, "here")
     assert (runs.draw((7, 9)).numpy() == mask).all()
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 60),
+    share=st.sampled_from([0.0, 0.01, 0.3, 0.99, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_compressed_coco_runs_are_those_of_pycocotools(height: int, width: int, share: float, seed: int):
+    coco = pytest.importorskip("pycocotools.mask")
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    runs = CocoRuns.of({"size": encoded["size"], "counts": encoded["counts"].decode()}, "here")
+    assert (runs.draw((height, width)).numpy() == mask).all()
 
 
 def test_outlines_agree_with_skimage_but_for_their_border():
@@ -202,8 +218,20 @@ def test_pictures_that_cameras_turned(tmp_path: Path):
             "runs over 5 pixels, but its size",
         ),
         (
-            {"image": "a.png", "query": "x", "prompt": "y", "mask": {"size": [20, 24], "counts": "abc"}},
-            "compressed counts",
+            {"image": "a.png", "query": "x", "prompt": "y", "mask": {"size": [20, 24], "counts": "0 1"}},
+            "mask has ' ' in its compressed counts, which never holds it",
+        ),
+        (
+            {"image": "a.png", "query": "x", "prompt": "y", "mask": {"size": [20, 24], "counts": "01P"}},
+            "mask has compressed counts that break off in a number",
+        ),
+        (
+            {"image": "a.png", "query": "x", "prompt": "y", "mask": {"size": [20, 24], "counts": "O"}},
+            "with no count below 0",
+        ),
+        (
+            {"image": "a.png", "query": "x", "prompt": "y", "mask": {"size": [20, 24], "counts": "11"}},
+            "runs over 2 pixels, but its size",
         ),
         ({"image": "a.png", "query": "x", "prompt": "y", "mask": [1, 2]}, 'mask must be {"size"'),
     ],
@@ -327,6 +355,28 @@ def coco(folder: Path, things: dict[int, list[tuple[str, int]]], **change: Any) 
     for k in things:
         draw(folder / "val2017" / f"{k:012d}.png")
     return folder
+
+
+def test_coco_annotations_may_have_runs(tmp_path: Path):
+    coco(tmp_path, {1: [("dog", 10)], 2: [("dog", 12)]})
+    (path,) = tmp_path.rglob("instances_val2017.json")
+    told = json.loads(path.read_text())
+    height, width = SIZE
+    told["annotations"][0]["segmentation"] = {
+        "size": [height, width],
+        "counts": [height, 2 * height, height * (width - 3)],
+    }
+    path.write_text(json.dumps(told))
+    (first, _) = read_pairs(tmp_path).pairs
+    expected = torch.zeros(SIZE, dtype=torch.bool)
+    expected[:, 1:3] = True
+    assert first.mask is not None and torch.equal(first.mask.draw(SIZE), expected)
+    told["annotations"][0]["segmentation"]["counts"] = [5]
+    path.write_text(json.dumps(told))
+    with pytest.raises(
+        ValueError, match=r"instances_val2017\.json annotation 100: mask has runs over 5 pixels"
+    ):
+        read_pairs(tmp_path)
 
 
 def test_coco_pairs_are_of_one_class_with_each_others_captions(tmp_path: Path):

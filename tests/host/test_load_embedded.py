@@ -89,9 +89,16 @@ def test_unloading_leaves_none_of_ours(loaded: dict[str, Any]) -> None:
     scorer = loaded["scorer"]
     scorer.encode_texts(["moon"])
     scorer.encode_images(torch.rand(1, 3, scorer.image_size, scorer.image_size))
-    assert comfy.model_management.loaded_models()
+
+    def ours() -> list[Any]:
+        # Other tests may have left the host a model of theirs that they still hold.
+        patchers = [loaded["model"], loaded["clip"].patcher, loaded["vae"].patcher, scorer.patcher]
+        there = comfy.model_management.loaded_models()
+        return [patcher for patcher in patchers if any(patcher is one for one in there)]
+
+    assert scorer.patcher in ours()
     comfy.model_management.unload_all_models()
-    assert not comfy.model_management.loaded_models()
+    assert ours() == []
 
 
 def test_a_damaged_bundle_is_refused_in_one_sentence(

@@ -108,8 +108,8 @@ def stitched(crops: Crops, edited: Tensor, source: Tensor) -> tuple[Tensor, Tens
 
 def native_side(model: Any) -> int:
     """Side in px of the square pictures that a MODEL of the host was trained on."""
-    config = getattr(model.model, "model_config", None)
-    own = getattr(config, "native_side", None)
+    # The host's own configs log a warning for every attribute that they lack.
+    own = getattr(getattr(model.model, "model_config", None), "__dict__", {}).get("native_side")
     if isinstance(own, int):
         return own
     if isinstance(model.get_model_object("latent_format"), comfy.latent_formats.SD15):

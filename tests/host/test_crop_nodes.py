@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -232,6 +233,18 @@ def test_auto_is_the_side_that_the_model_was_trained_on(pack: Pack, small: Any, 
     assert side(old) == 512
     bundle = save_random_bundle(tmp_path)
     assert side(pack("nodes._bundle").host_model(bundle)) == 128
+
+
+def test_asking_for_the_side_leaves_the_hosts_log_alone(
+    pack: Pack, tiny: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    import comfy.supported_models
+
+    model = tiny.model()
+    model.model.model_config = comfy.supported_models.SD20({"in_channels": 9})
+    with caplog.at_level(logging.WARNING):
+        assert pack("nodes._crops").native_side(model) > 0
+    assert caplog.text == ""
 
 
 def test_bad_work_sizes_are_named(sample: Any) -> None:

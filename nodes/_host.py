@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import comfy.model_management
@@ -13,7 +12,7 @@ import torch
 from comfy_api.latest import ui
 from torch import Tensor
 
-from ..retouch_core.tensors.checks import InputWarning
+from ..retouch_core.tensors import notes
 
 
 def check_cancelled() -> None:
@@ -59,19 +58,6 @@ def preview(images: Tensor, node: Any) -> Any:
     return ui.PreviewImage(images, cls=node)
 
 
-@contextmanager
-def noted() -> Iterator[list[str]]:
+def noted() -> AbstractContextManager[list[str]]:
     """Collect the library's warnings as sentences for the report; the log of the host stays quiet."""
-    notes: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", InputWarning)
-        show = warnings.showwarning
-
-        def note(message: Any, category: Any, *rest: Any, **named: Any) -> None:
-            if isinstance(message, InputWarning):
-                notes.append(str(message))
-            else:
-                show(message, category, *rest, **named)
-
-        warnings.showwarning = note
-        yield notes
+    return notes.noted(quiet=True)

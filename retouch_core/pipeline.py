@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,7 +33,8 @@ from .regions.search import Found
 from .report import Report, not_found
 from .result import Result, pasted
 from .tensors.boxes import Box
-from .tensors.checks import InputWarning, check_image, check_text, clamped
+from .tensors.checks import check_image, check_text, clamped
+from .tensors.notes import noted
 
 Progress = Callable[[float, str], None]
 """(share done in 0..1, what is going on); whatever it raises stops the run."""
@@ -145,7 +145,7 @@ class Retoucher:
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be a whole number from 0 up, got {seed!r}; use 0 if you do not care")
         run = _Run(query, prompt.strip(), _name_of(recipe), seed, settings, batch or BATCH, progress)
-        with _noted() as run.notes:
+        with noted() as run.notes:
             seen = clamped(image)
             if torch.equal(seen, image):
                 seen = image  # large pictures are held once
@@ -506,20 +506,3 @@ class _Clock:
         begun = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
-
-
-@contextmanager
-def _noted() -> Iterator[list[str]]:
-    """Collect our warnings as sentences for the report, and let every warning through."""
-    notes: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", InputWarning)
-        show = warnings.showwarning
-
-        def note(message: Any, category: Any, *rest: Any, **named: Any) -> None:
-            if isinstance(message, InputWarning):
-                notes.append(str(message))
-            show(message, category, *rest, **named)
-
-        warnings.showwarning = note
-        yield notes

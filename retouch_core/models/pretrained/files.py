@@ -21,22 +21,20 @@ class ModelError(ValueError):
     """A model's files are missing, damaged, or of another kind than its role needs."""
 
 
-def config_of(folder: Path) -> dict[str, Any]:
-    """`config.json` of a model folder.
+def config_of(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """`config.json` of a model folder, or the file of another name that is its description.
 
     Raises:
         ModelError: no such folder or file, or one that is no JSON object.
     """
-    path = folder / CONFIG
+    path = folder / name
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
-        raise ModelError(f"{folder} {what}, but a model folder with {CONFIG} is needed; give that folder")
+        raise ModelError(f"{folder} {what}, but a model folder with {name} is needed; give that folder")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(
-            f"{folder} has no {CONFIG}; copy all files of the model's repository there"
-        ) from None
+        raise ModelError(f"{folder} has no {name}; copy all files of the model's repository there") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({said(error)}); copy the file there again") from error
     if not isinstance(config, dict):

@@ -8,7 +8,6 @@ for the other, they load without a complaint and score worse (methods.md 0.4, tr
 from __future__ import annotations
 
 import copy
-import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from ....tensors.normalisation import CLIP_MEAN, CLIP_STD
 from ...differentiable import lent, normal
 from ...phrases import unknown_words
 from ..chunks import Tell, in_chunks
-from ..files import ModelError, said
+from ..files import ModelError, config_of, said
 from ..loading import load_part, needs
 from ..pictures import Look, look_of
 from ..states import state_of
@@ -311,26 +310,15 @@ class OpenClipScorer:
 
 def _config_of(folder: Path) -> dict[str, Any]:
     """A folder's open_clip_config.json, with a `model_cfg` that has two towers."""
-    path = folder / CONFIG
-    if not folder.is_dir():
-        what = "is a file" if folder.is_file() else "does not exist"
-        raise ModelError(f"{folder} {what}, but a model folder with {CONFIG} is needed; give that folder")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder} has no {CONFIG}; copy all files of the model's repository there"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({said(error)}); copy the file there again") from error
-    network = config.get("model_cfg") if isinstance(config, dict) else None
+    config = config_of(folder, CONFIG)
+    network = config.get("model_cfg")
     if not isinstance(network, dict) or not all(
         isinstance(network.get(tower), dict) for tower in ("vision_cfg", "text_cfg")
     ):
         raise ModelError(
-            f"{path} describes no model with an image and a text tower; copy the file there again"
+            f"{folder / CONFIG} describes no model with an image and a text tower; copy the file there again"
         )
-    return dict(config)
+    return config
 
 
 def _quick(network: dict[str, Any]) -> bool:

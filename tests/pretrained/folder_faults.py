@@ -10,8 +10,8 @@ import torch
 
 def other_kind(folder: Path) -> str:
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "segformer"}))
-    return "segformer"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "resnet"}))
+    return "resnet"
 
 
 def cut_off(folder: Path) -> str:

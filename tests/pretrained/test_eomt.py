@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from folder_faults import FAULTS
 from tiny_segmenters import check_prepared, eomt_processor, picture, saved, tiny_eomt
 
 from retouch_core.models.pretrained.loading import ModelError
@@ -21,11 +19,6 @@ LOOSE = {"score_min": 0.3, "overlap_min": 0.0}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("eomt"), tiny_eomt(), eomt_processor())
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    return saved(tmp_path / "eomt", tiny_eomt(), eomt_processor())
 
 
 @pytest.mark.parametrize("size", [(50, 77), (97, 40), (64, 64)])
@@ -89,24 +82,6 @@ def test_nothing_sure_is_no_mask(folder: Path) -> None:
     assert masks.shape == (0, 30, 41) and scores.shape == (0,)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_in_the_network(folder: Path, dtype: torch.dtype) -> None:
-    segmenter = EomtSegmenter.from_folder(folder, **LOOSE)
-    for network in segmenter.networks:
-        network.to(dtype)
-    masks, scores = segmenter(picture(40, 60))
-    assert scores.dtype == torch.float32 and masks.dtype == torch.bool and masks.shape[1:] == (40, 60)
-    assert next(segmenter.model.parameters()).dtype == dtype
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_folders_that_are_wrong(copy: Path, fault: Callable[[Path], str]) -> None:
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said) as raised:
-        EomtSegmenter.from_folder(copy)
-    assert "; " in str(raised.value)
-
-
 def test_semantic_weights_and_other_sizes_are_refused(folder: Path) -> None:
     model = EomtSegmenter.from_folder(folder).model
     with pytest.raises(ModelError, match="these are semantic weights of EoMT; choose a panoptic model"):
@@ -122,12 +97,3 @@ def test_options_and_pictures_out_of_range(folder: Path) -> None:
         EomtSegmenter.from_folder(folder, score_min=1.0)
     with pytest.raises(ValueError, match="image must have shape"):
         segmenter(picture(40, 60)[0])
-
-
-def test_work_can_be_stopped(folder: Path) -> None:
-    def stop(done: int, of: int) -> None:
-        assert (done, of) == (0, 6)
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        EomtSegmenter.from_folder(folder)(picture(40, 60), tell=stop)

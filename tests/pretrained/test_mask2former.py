@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from folder_faults import FAULTS
 from tiny_segmenters import check_prepared, mask2former_processor, picture, saved, tiny_mask2former
 from torch.nn import functional
 
@@ -22,11 +20,6 @@ LOOSE = {"score_min": 0.3, "overlap_min": 0.0}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("mask2former"), tiny_mask2former(), mask2former_processor())
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    return saved(tmp_path / "mask2former", tiny_mask2former(), mask2former_processor())
 
 
 @pytest.mark.parametrize("size", [(50, 77), (97, 40), (64, 64)])
@@ -56,16 +49,6 @@ def test_masks_are_those_of_the_paper(folder: Path, size: tuple[int, int]) -> No
         assert not wanted.any() or min(int((wanted ^ mask).sum()) for mask in masks) <= 2
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_in_the_network(folder: Path, dtype: torch.dtype) -> None:
-    segmenter = Mask2FormerSegmenter.from_folder(folder, **LOOSE)
-    for network in segmenter.networks:
-        network.to(dtype)
-    masks, scores = segmenter(picture(40, 60))
-    assert scores.dtype == torch.float32 and masks.dtype == torch.bool and masks.shape[1:] == (40, 60)
-    assert next(segmenter.model.parameters()).dtype == dtype
-
-
 def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> None:
     segmenter = Mask2FormerSegmenter.from_folder(folder)
     seen: list[torch.Tensor] = []
@@ -83,14 +66,6 @@ def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> 
         check_prepared(seen[-1], mask2former_processor(), image)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_folders_that_are_wrong(copy: Path, fault: Callable[[Path], str]) -> None:
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said) as raised:
-        Mask2FormerSegmenter.from_folder(copy)
-    assert "; " in str(raised.value)
-
-
 def test_sizes_and_options_out_of_range(folder: Path) -> None:
     model = Mask2FormerSegmenter.from_folder(folder).model
     processor = mask2former_processor()
@@ -101,12 +76,3 @@ def test_sizes_and_options_out_of_range(folder: Path) -> None:
         Mask2FormerSegmenter(model, processor)
     with pytest.raises(ValueError, match=r"overlap_min must be in \[0, 1\), got -1"):
         Mask2FormerSegmenter.from_folder(folder, overlap_min=-1)
-
-
-def test_work_can_be_stopped(folder: Path) -> None:
-    def stop(done: int, of: int) -> None:
-        assert (done, of) == (0, 6)
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        Mask2FormerSegmenter.from_folder(folder)(picture(40, 60), tell=stop)

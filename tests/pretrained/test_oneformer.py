@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from folder_faults import FAULTS
 from tiny_segmenters import (
     check_prepared,
+    oneformer_folder,
+    oneformer_processor,
     picture,
-    processor_class,
-    saved,
-    tiny_oneformer,
     words_for_oneformer,
 )
 from torch.nn import functional
@@ -28,28 +25,14 @@ from retouch_core.models.protocols import Segmenter
 LOOSE = {"score_min": 0.3, "overlap_min": 0.0}
 
 
-def processor() -> Any:
-    return processor_class("OneFormerImageProcessor")(size={"shortest_edge": 64, "longest_edge": 96})
-
-
-def made(folder: Path, **settings: Any) -> Path:
-    """A folder as published: its image processor names a list of classes that lies elsewhere."""
-    saved(folder, tiny_oneformer(**settings), processor())
-    path = folder / "preprocessor_config.json"
-    away = {"class_info_file": "coco_panoptic.json", "repo_path": "shi-labs/oneformer_demo"}
-    path.write_text(json.dumps(json.loads(path.read_text()) | away))
-    words_for_oneformer(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("oneformer"))
+    return oneformer_folder(tmp_path_factory.mktemp("oneformer"))
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    return made(tmp_path / "oneformer")
+    return oneformer_folder(tmp_path / "oneformer")
 
 
 @pytest.mark.parametrize("size", [(50, 77), (97, 40), (64, 64)])
@@ -64,7 +47,7 @@ def test_masks_are_those_of_the_paper(folder: Path, size: tuple[int, int]) -> No
     assert torch.equal(masks, again[0]) and torch.equal(scores, again[1])
 
     task = torch.tensor([words_for_oneformer(folder)])
-    pixels = processor()(
+    pixels = oneformer_processor()(
         images=image[0].movedim(-1, 0), task_inputs=["panoptic"], do_rescale=False, return_tensors="pt"
     )["pixel_values"]
     with torch.no_grad():
@@ -106,30 +89,12 @@ class _Quiet:
     """The published processor, which cannot be called without a task."""
 
     def __call__(self, **inputs: Any) -> Any:
-        return processor()(task_inputs=["panoptic"], **inputs)
+        return oneformer_processor()(task_inputs=["panoptic"], **inputs)
 
 
 def test_weights_saved_in_training_ask_for_no_words(tmp_path: Path) -> None:
-    segmenter = OneFormerSegmenter.from_folder(made(tmp_path, is_training=True), **LOOSE)
+    segmenter = OneFormerSegmenter.from_folder(oneformer_folder(tmp_path, is_training=True), **LOOSE)
     assert segmenter(picture(40, 60))[0].shape[1:] == (40, 60)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_in_the_network(folder: Path, dtype: torch.dtype) -> None:
-    segmenter = OneFormerSegmenter.from_folder(folder, **LOOSE)
-    for network in segmenter.networks:
-        network.to(dtype)
-    masks, scores = segmenter(picture(40, 60))
-    assert scores.dtype == torch.float32 and masks.dtype == torch.bool and masks.shape[1:] == (40, 60)
-    assert next(segmenter.model.parameters()).dtype == dtype
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_folders_that_are_wrong(copy: Path, fault: Callable[[Path], str]) -> None:
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said) as raised:
-        OneFormerSegmenter.from_folder(copy)
-    assert "; " in str(raised.value)
 
 
 def test_settings_that_are_broken(copy: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from folder_faults import FAULTS
 from tiny_segmenters import check_prepared, picture, published_masks, sam2_processor, saved, tiny_sam2
 
 from retouch_core.models.pretrained.loading import ModelError
@@ -29,11 +27,6 @@ LOOSE = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("sam2"), tiny_sam2(), sam2_processor())
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    return saved(tmp_path / "sam2", tiny_sam2(), sam2_processor())
 
 
 def test_masks_of_a_picture_that_is_a_multiple_of_nothing(folder: Path) -> None:
@@ -103,29 +96,11 @@ def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> 
         check_prepared(seen[-1], sam2_processor(), image)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_in_the_network(folder: Path, dtype: torch.dtype) -> None:
-    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
-    for network in segmenter.networks:
-        network.to(dtype)
-    masks, scores = segmenter(picture(40, 60))
-    assert scores.dtype == torch.float32 and masks.dtype == torch.bool and len(masks) > 3
-    assert next(segmenter.model.parameters()).dtype == dtype
-
-
 def test_the_folders_that_are_published_are_those_of_the_video_model(tmp_path: Path) -> None:
     folder = saved(tmp_path, tiny_sam2("Sam2Video"), sam2_processor())
     segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
     assert type(segmenter.model).__name__ == "Sam2Model"
     assert segmenter(picture(40, 60))[0].shape[1:] == (40, 60)
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_folders_that_are_wrong(copy: Path, fault: Callable[[Path], str]) -> None:
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said) as raised:
-        Sam2Segmenter.from_folder(copy)
-    assert "; " in str(raised.value)
 
 
 def test_other_inputs_than_the_network_takes_are_refused(folder: Path) -> None:
@@ -146,14 +121,3 @@ def test_an_older_transformers_is_named(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: "4.50.1")
     with pytest.raises(ModelError, match=r"SAM 2 needs transformers 4.56 or later, but 4.50.1 is installed"):
         Sam2Segmenter.from_folder(folder)
-
-
-def test_work_can_be_stopped_before_the_picture_is_encoded(folder: Path) -> None:
-    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
-
-    def stop(done: int, of: int) -> None:
-        assert (done, of) == (0, 16)
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        segmenter(picture(40, 60), tell=stop)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from folder_faults import FAULTS
 from tiny_segmenters import check_prepared, picture, published_masks, sam_processor, saved, tiny_sam
 
 from retouch_core.models.pretrained.loading import ModelError
@@ -28,11 +26,6 @@ LOOSE = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("sam"), tiny_sam(), sam_processor())
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    return saved(tmp_path / "sam", tiny_sam(), sam_processor())
 
 
 def test_masks_of_a_picture_that_is_a_multiple_of_nothing(folder: Path) -> None:
@@ -102,24 +95,6 @@ def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> 
         segmenter(image)
         check_prepared(seen[-1], sam_processor(), image)
     assert len(seen) == 3
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_in_the_network(folder: Path, dtype: torch.dtype) -> None:
-    segmenter = SamSegmenter.from_folder(folder, **LOOSE)
-    for network in segmenter.networks:
-        network.to(dtype)
-    masks, scores = segmenter(picture(40, 60))
-    assert scores.dtype == torch.float32 and masks.dtype == torch.bool and masks.shape[1:] == (40, 60)
-    assert next(segmenter.model.parameters()).dtype == dtype
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_folders_that_are_wrong(copy: Path, fault: Callable[[Path], str]) -> None:
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said) as raised:
-        SamSegmenter.from_folder(copy)
-    assert "; " in str(raised.value)
 
 
 def test_other_inputs_than_the_network_takes_are_refused(folder: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from folder_faults import cut_off, pickled, without_settings, without_weights
 from tiny_segmenters import check_prepared, picture, saved, segformer_processor, tiny_segformer
 from torch.nn import functional
 
@@ -148,26 +146,6 @@ def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> 
         segmenter(image)
         check_prepared(seen[-1], segformer_processor(), image)
     assert len(seen) == 3
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_in_the_network(folder: Path, dtype: torch.dtype) -> None:
-    segmenter = SegformerSegmenter.from_folder(folder)
-    for network in segmenter.networks:
-        network.to(dtype)
-    masks, scores = segmenter(picture(40, 60))
-    assert scores.dtype == torch.float32 and masks.sum(0).eq(1).all()
-    assert next(segmenter.model.parameters()).dtype == dtype
-
-
-@pytest.mark.parametrize(
-    "fault", [cut_off, without_weights, pickled, without_settings], ids=lambda fault: fault.__name__
-)
-def test_folders_that_are_wrong(copy: Path, fault: Callable[[Path], str]) -> None:
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said) as raised:
-        SegformerSegmenter.from_folder(copy)
-    assert "; " in str(raised.value)
 
 
 def test_another_model_or_no_size_is_refused(copy: Path) -> None:

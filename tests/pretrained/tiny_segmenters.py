@@ -376,3 +376,18 @@ def words_for_oneformer(folder: Path) -> list[int]:
     )
     words = ["<|startoftext|>", "the</w>", "task</w>", "is</w>", "panoptic</w>", "<|endoftext|>"]
     return [numbers[word] for word in words] + [0] * 4
+
+
+def oneformer_processor() -> Any:
+    """The image processor of OneFormer, for inputs of 64 to 96 px."""
+    return processor_class("OneFormerImageProcessor")(size={"shortest_edge": 64, "longest_edge": 96})
+
+
+def oneformer_folder(folder: Path, **settings: Any) -> Path:
+    """A folder as published: its image processor names a list of classes that lies elsewhere."""
+    saved(folder, tiny_oneformer(**settings), oneformer_processor())
+    path = folder / "preprocessor_config.json"
+    away = {"class_info_file": "coco_panoptic.json", "repo_path": "shi-labs/oneformer_demo"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | away))
+    words_for_oneformer(folder)
+    return folder

@@ -59,7 +59,8 @@ def detailed(edited: Tensor, before: Tensor, source: Tensor, least: float) -> Te
     """Candidates with the autoencoder's own error taken back where they show what the source shows.
 
     edited + w (source - before), where w falls from 1 at no difference to `before` to 0 at `DETAIL_SHARE * least`: a
-    candidate that changed nothing becomes the source, and what is new stays as it was painted.
+    candidate that changed nothing becomes the source, and what is new stays as it was painted. Nothing leaves 0..1 that
+    was in it before.
 
     Args:
         edited: IMAGE [m,H,W,3], as decoded; what is not finite in it stays.
@@ -70,7 +71,9 @@ def detailed(edited: Tensor, before: Tensor, source: Tensor, least: float) -> Te
     if not least:
         return edited
     weight = (1 - difference(edited, before) / (DETAIL_SHARE * least)).clamp(0, 1)[..., None]
-    return edited + torch.where(weight > 0, weight * (source - before), 0)
+    most, fewest = torch.maximum(edited, source).clamp(min=1), torch.minimum(edited, source).clamp(max=0)
+    given_back = (edited + weight * (source - before)).minimum(most).maximum(fewest)
+    return torch.where(weight > 0, given_back, edited)
 
 
 def tightened(mask: Tensor, what: Tensor, core: Tensor) -> Tensor:

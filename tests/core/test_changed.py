@@ -74,6 +74,19 @@ def test_what_shows_the_source_becomes_the_source_and_what_is_new_stays() -> Non
     assert torch.equal(kept[1:], same)
 
 
+def test_giving_detail_back_leaves_nothing_outside_the_range() -> None:
+    generator = torch.Generator().manual_seed(0)
+    source = torch.rand(1, 24, 24, 3, generator=generator).round()
+    before = (0.9 * source + 0.05).clamp(0, 1)
+    edited = (before + 0.03 * torch.randn(2, 24, 24, 3, generator=generator)).clamp(0, 1)
+    made = detailed(edited, before, source, 1.0)
+    assert float((edited + (source - before)).max()) > 1.01, "the sum alone would leave it"
+    assert 0 <= float(made.min()) and float(made.max()) <= 1
+    # A picture that is brighter than white stays so where nothing changed.
+    bright = torch.full((1, 4, 4, 3), 1.4)
+    assert torch.equal(detailed(bright.clamp(0, 1), bright.clamp(0, 1), bright, 1.0), bright)
+
+
 def test_the_detail_given_back_fades_with_the_difference() -> None:
     source, before = flat(value=0.5), flat(value=0.4)
     made = detailed(flat(value=0.41), before, source, 0.2)

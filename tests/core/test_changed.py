@@ -81,7 +81,7 @@ def test_giving_detail_back_leaves_nothing_outside_the_range() -> None:
     edited = (before + 0.03 * torch.randn(2, 24, 24, 3, generator=generator)).clamp(0, 1)
     made = detailed(edited, before, source, 1.0)
     assert float((edited + (source - before)).max()) > 1.01, "the sum alone would leave it"
-    assert 0 <= float(made.min()) and float(made.max()) <= 1
+    assert float(made.min()) >= 0 and float(made.max()) <= 1
     # A picture that is brighter than white stays so where nothing changed.
     bright = torch.full((1, 4, 4, 3), 1.4)
     assert torch.equal(detailed(bright.clamp(0, 1), bright.clamp(0, 1), bright, 1.0), bright)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -132,3 +134,46 @@ def conditioning(seed: int, width: int = WIDTH) -> list[Any]:
 def picture(height: int, width: int, batch: int = 1, seed: int = 3) -> Tensor:
     """IMAGE [batch,height,width,3]."""
     return torch.rand(batch, height, width, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def save_flux(folder: Path, width: int) -> None:
+    """A folder of models with `flux1-dev` and `flux1-dev-kontext_fp8_scaled` of two blocks each, and `ae`, a TAESD, under the names
+    that our graphs for photographs have; for text encoders of `width`."""
+    import comfy.ops
+    from comfy.ldm.flux.model import Flux, FluxParams
+    from comfy.taesd.taesd import TAESD
+    from safetensors.torch import save_file
+
+    wanted = {
+        "in_channels": 16,
+        "out_channels": 16,
+        "patch_size": 2,
+        "vec_in_dim": width,
+        "context_in_dim": width,
+        "hidden_size": 128,
+        "mlp_ratio": 4.0,
+        "num_heads": 1,
+        "depth": 1,
+        "depth_single_blocks": 1,
+        "axes_dim": [16, 56, 56],
+        "theta": 10000,
+        "qkv_bias": True,
+        "guidance_embed": True,
+        "txt_ids_dims": [],
+    }
+    known = {field.name for field in dataclasses.fields(FluxParams)}
+    with torch.inference_mode(False), torch.no_grad():
+        network = Flux(
+            image_model="flux",
+            operations=comfy.ops.disable_weight_init,
+            **{name: value for name, value in wanted.items() if name in known},
+        )
+        small = TAESD(latent_channels=16)
+        for place, part, names in (
+            ("diffusion_models", network, ("flux1-dev", "flux1-dev-kontext_fp8_scaled")),
+            ("vae", small, ("ae",)),
+        ):
+            randomise(part, 0)
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            for name in names:
+                save_file(dict(part.state_dict()), folder / place / f"{name}.safetensors")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_open_clip import PLAIN, PREPROCESS, TEXT, published
 from tiny_towers import drawn, tokenizer, write
 
 from retouch_core.models.pretrained.loading import ModelError
@@ -24,15 +25,6 @@ from retouch_core.tensors.checks import InputWarning
 open_clip = pytest.importorskip("open_clip")
 
 TEXTS = ["a red car", "the blue star"]
-PREPROCESS = {
-    "mean": [0.4, 0.5, 0.6],
-    "std": [0.2, 0.25, 0.3],
-    "interpolation": "bicubic",
-    "resize_mode": "squash",
-}
-VISION = {"image_size": 32, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8}
-TEXT = {"context_length": 10, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
-PLAIN = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}
 CUSTOM = {
     "embed_dim": 64,
     "init_logit_bias": -10,
@@ -54,27 +46,6 @@ CUSTOM = {
         "pool_type": "last",
     },
 }
-
-
-def network(config: dict[str, Any]) -> Any:
-    from open_clip.model import CLIP, CustomTextCLIP
-
-    config = json.loads(json.dumps(config))
-    torch.manual_seed(0)
-    model = (CustomTextCLIP if config.pop("custom_text", False) else CLIP)(**config)
-    for block in model.modules():  # as drawn, the towers hardly look at what they see
-        if isinstance(block, torch.nn.Linear):
-            torch.nn.init.normal_(block.weight, std=0.1)
-    return model.eval()
-
-
-def published(folder: Path, config: dict[str, Any]) -> Path:
-    folder.mkdir(exist_ok=True)
-    save_file(
-        {k: v.contiguous() for k, v in network(config).state_dict().items()}, folder / module.WEIGHTS[0]
-    )
-    write(folder / module.CONFIG, {"model_cfg": config, "preprocess_cfg": PREPROCESS})
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)

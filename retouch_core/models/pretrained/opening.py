@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..quiet import quiet_loading
 from .catalogue import BACKENDS
 from .loading import ModelError
 from .lookup import Folders, candidates, check_backend, find
@@ -87,8 +88,9 @@ def open_model(
         from .referrers.box_masks import BoxSegmenter
 
         made = DetectorReferrer(made, BoxSegmenter.from_folder(_mask_maker(masks, folders)))
-    for network in made.networks:
-        network.to(dtype)
+    with quiet_loading():  # diffusers warns that half precision may be less exact
+        for network in made.networks:
+            network.to(dtype)
     return made
 
 

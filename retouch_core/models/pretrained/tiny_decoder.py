@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..differentiable import lent
 from ..half_decoder import half_decoder_of
+from ..quiet import quiet_loading
 from .files import ModelError, config_of, said
 from .states import state_of
 
@@ -146,7 +147,7 @@ def _renamed(stored: Mapping[str, Tensor], part: str, shift: int, path: Path) ->
 
 def _unmoved(make: Callable[[], Any]) -> Any:
     """What `make` makes, outside inference mode, without moving anyone's random generator on."""
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+    with quiet_loading(), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         return make()
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
+
+from retouch_core.models.pretrained.loading import ModelError
 
 
 def other_kind(folder: Path) -> str:
@@ -37,3 +42,14 @@ def without_settings(folder: Path) -> str:
 
 
 FAULTS = [other_kind, cut_off, without_weights, pickled, without_settings]
+
+
+def check_refused(
+    folder: Path, copy: Path, fault: Callable[[Path], str], load: Callable[[Path], object]
+) -> None:
+    """Raise unless a copy of the folder with this fault is refused in one sentence that says what to do."""
+    shutil.copytree(folder, copy)
+    said = fault(copy)
+    with pytest.raises(ModelError, match=said) as raised:
+        load(copy)
+    assert "; " in str(raised.value) and "\n" not in str(raised.value)

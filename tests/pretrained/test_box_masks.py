@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from folder_faults import FAULTS
+from folder_faults import FAULTS, check_refused
 from tiny_referrers import eight_bit, picture, sam2_folder, sam_folder
 
-from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.referrers.box_masks import BoxSegmenter
 
 BOXES = torch.tensor([[3.0, 4.0, 30.0, 25.0], [10.5, 2.25, 60.0, 39.0], [0.0, 0.0, 64.0, 40.0]])
@@ -154,11 +153,7 @@ def test_the_published_video_model_holds_the_picture_model(folders: dict[str, Pa
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_wrong_folders(folder: Path, tmp_path: Path, fault: Any) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said):
-        BoxSegmenter.from_folder(copy)
+    check_refused(folder, tmp_path / "copy", fault, BoxSegmenter.from_folder)
 
 
 @pytest.mark.parametrize(

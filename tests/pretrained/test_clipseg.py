@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from folder_faults import FAULTS
+from folder_faults import FAULTS, check_refused
 from tiny_referrers import clipseg_folder, eight_bit, picture
 
-from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.pictures import image_settings
 from retouch_core.models.pretrained.referrers.clipseg import ClipSegReferrer
 from retouch_core.models.protocols import InstanceReferrer, Referrer
@@ -159,11 +158,7 @@ def test_settings_of_either_generation(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_wrong_folders(folder: Path, tmp_path: Path, fault: Any) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said):
-        ClipSegReferrer.from_folder(copy)
+    check_refused(folder, tmp_path / "copy", fault, ClipSegReferrer.from_folder)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from folder_faults import FAULTS
+from folder_faults import FAULTS, check_refused
 from tiny_referrers import eight_bit, florence2_folder, picture
 
-from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.referrers.florence2 import Florence2Referrer, filled, polygons
 from retouch_core.models.protocols import InstanceReferrer
 from retouch_core.regions.referring import refer
@@ -147,11 +145,7 @@ def test_filling_against_every_pixels_middle(corners: int) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_wrong_folders(folder: Path, tmp_path: Path, fault: Callable[[Path], str]) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said):
-        Florence2Referrer.from_folder(copy)
+    check_refused(folder, tmp_path / "copy", fault, Florence2Referrer.from_folder)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from folder_faults import FAULTS
+from folder_faults import FAULTS, check_refused
 from tiny_referrers import eight_bit, owlv2_folder, owlv2_images, picture, sam_folder
 
-from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.referrers.box_masks import BoxSegmenter
 from retouch_core.models.pretrained.referrers.detector_referrer import Detector, DetectorReferrer
 from retouch_core.models.pretrained.referrers.owlv2 import Owlv2Detector, kept, square
@@ -135,11 +133,7 @@ def test_long_phrases_are_cut_with_a_warning(detector: Owlv2Detector) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_wrong_folders(folder: Path, tmp_path: Path, fault: Callable[[Path], str]) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said):
-        Owlv2Detector.from_folder(copy)
+    check_refused(folder, tmp_path / "copy", fault, Owlv2Detector.from_folder)
 
 
 @pytest.mark.parametrize(

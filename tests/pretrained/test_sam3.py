@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from folder_faults import FAULTS
+from folder_faults import FAULTS, check_refused
 from tiny_referrers import eight_bit, picture, sam3_folder
 
 from retouch_core.models.pretrained.loading import ModelError
@@ -161,11 +161,7 @@ def test_the_published_video_model_holds_the_picture_model(folder: Path, tmp_pat
 @needs_sam3
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_wrong_folders(folder: Path, tmp_path: Path, fault: Callable[[Path], str]) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    said = fault(copy)
-    with pytest.raises(ModelError, match=said):
-        Sam3Referrer.from_folder(copy)
+    check_refused(folder, tmp_path / "copy", fault, Sam3Referrer.from_folder)
 
 
 @needs_sam3

@@ -9,8 +9,8 @@ import torch
 
 from retouch_core.metrics.perceptual import BACKBONES
 
-NAMES = {"alex": "alexnet", "squeeze": "squeezenet1_1"}
-"""LPIPS's names of the small backbones -> torchvision's. VGG-16 goes the same way, in half a gigabyte."""
+NAMES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+"""LPIPS's names of its backbones -> torchvision's."""
 
 
 def backbone(place: Path, net: str) -> Any:

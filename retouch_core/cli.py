@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _retouch(options: argparse.Namespace) -> int:
-    from .model_names import load_retoucher, names_of, sources
+    from .model_names import load_retoucher, names_of, places_of
     from .pictures import (
         OutputFolder,
         check_writable,
@@ -98,7 +98,7 @@ def _retouch(options: argparse.Namespace) -> int:
         profile = colour_profile(options.picture)
         with _progress_bar(options.quiet) as progress:
             progress(0.0, "loading models")
-            retoucher = load_retoucher(names_of(options), sources(options.device))
+            retoucher = load_retoucher(names_of(options), places_of(options))
             result = retoucher.retouch(image, query=query, prompt=options.prompt, progress=progress, **given)
     noticed = [str(warning.message) for warning in caught if issubclass(warning.category, InputWarning)]
     report = replace(result.report, warnings=list(dict.fromkeys([*noticed, *result.report.warnings])))

@@ -21,6 +21,8 @@ EXTRAS = ("attention", "tiny_decoder")
 """What a retoucher may have."""
 DIFFUSERS = "diffusers"
 """The backend of editors."""
+DTYPES = ("float32", "float16", "bfloat16")
+"""Precisions of weights; the embedded models stay as they are."""
 
 _WHAT = {
     "editor": "what paints",
@@ -44,12 +46,27 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     for role in EXTRAS:
         models.add_argument(_option(role), metavar="NAME", help=_WHAT[role])
     models.add_argument("--device", metavar="NAME", help="such as cuda (default: cpu)")
+    models.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=DTYPES[0],
+        help="of weights other than the embedded ones; half of the memory with the latter two (default: %(default)s)",
+    )
 
 
 def names_of(options: argparse.Namespace) -> dict[str, str]:
     """Role -> name, out of the options of `add_model_options`."""
     given = {role: getattr(options, role) for role in (*ROLES, *EXTRAS)}
     return {role: name for role, name in given.items() if name is not None}
+
+
+def places_of(options: argparse.Namespace) -> tuple[Source, ...]:
+    """Every place that models come from, out of the options of `add_model_options`.
+
+    Raises:
+        ValueError: a device that torch cannot use here.
+    """
+    return sources(options.device, options.dtype)
 
 
 # ------------------------------------------------------------------------------------------------- places
@@ -108,8 +125,8 @@ class PretrainedSource:
     Nothing is downloaded; `python -m retouch_core models` lists what is there and what it would take.
     """
 
-    def __init__(self, device: str | None = None) -> None:
-        self.device = device
+    def __init__(self, device: str | None = None, dtype: str = DTYPES[0]) -> None:
+        self.device, self.dtype = device, dtype
 
     def known(self, role: str) -> str:
         """For the sentence that refuses other names."""
@@ -126,14 +143,15 @@ class PretrainedSource:
         return self._opened(role, _recognised(role, path), path=path)
 
     def _opened(self, role: str, backend: str, *, name: str = "", path: Path | None = None) -> Any:
+        from .models.pretrained.opening import PRECISIONS, open_model
+
         if role == "editor":
             from .models.pretrained.editors.load import load_editor
             from .models.pretrained.lookup import find
 
-            return Editors(load_editor(path or find(role, backend, name), device=self.device))
-        from .models.pretrained.opening import open_model
-
-        made = open_model(_filled(role), backend, name, path=path)
+            place = path or find(role, backend, name)
+            return Editors(load_editor(place, device=self.device, dtype=PRECISIONS[self.dtype]))
+        made = open_model(_filled(role), backend, name, path=path, dtype=PRECISIONS[self.dtype])
         if self.device is not None:
             for network in made.networks:
                 network.to(self.device)
@@ -170,7 +188,7 @@ def _recognised(role: str, path: Path) -> str:
     return fitting[0]
 
 
-def sources(device: str | None = None) -> tuple[Source, ...]:
+def sources(device: str | None = None, dtype: str = DTYPES[0]) -> tuple[Source, ...]:
     """Every place that models come from, asked in this order.
 
     Raises:
@@ -178,7 +196,7 @@ def sources(device: str | None = None) -> tuple[Source, ...]:
     """
     if device is not None:
         _check_device(device)
-    return (EmbeddedSource(device), PretrainedSource(device))
+    return (EmbeddedSource(device), PretrainedSource(device, dtype))
 
 
 def _check_device(name: str) -> None:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..model_names import JUDGE, add_model_options, load_models, names_of, sources
+from ..model_names import DTYPES, JUDGE, add_model_options, load_models, names_of, places_of
 
 DONE, BAD_INPUT, CANCELLED = 0, 2, 130
 OUTPUT = "evaluation"
@@ -142,6 +142,8 @@ def _evaluated(options: argparse.Namespace, tell: Progress, say: Callable[[str],
     pairs = read_pairs(options.pairs)
     check_pictures(pairs.pairs[: options.limit])
     names = {**names_of(options), JUDGE: options.judge or options.scorer}
+    if options.dtype != DTYPES[0]:  # it decides numbers too
+        names["dtype"] = options.dtype
     how = Options(
         recipe=options.recipe,
         candidates=options.candidates,
@@ -155,7 +157,7 @@ def _evaluated(options: argparse.Namespace, tell: Progress, say: Callable[[str],
         lpips=options.lpips,
     )
     tell(0.0, "loading models")
-    models = load_models(names, sources(options.device))
+    models = load_models(names, places_of(options))
     gauges = Gauges.of(models.judge, options.lpips, options.device)
     return evaluate(
         pairs,

@@ -180,7 +180,8 @@ def test_options_reach_the_retoucher(photo: Path, tmp_path: Path):
 def test_models_are_the_librarys_own_unless_named(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def open_model(role: str, backend: str, name: str, *, path: Path | None) -> Any:
+    def open_model(role: str, backend: str, name: str, *, path: Path | None, dtype: torch.dtype) -> Any:
+        assert dtype is torch.bfloat16
         return SimpleNamespace(networks=(), told=(role, backend, name, path))
 
     monkeypatch.setattr(opening, "open_model", open_model)
@@ -196,6 +197,8 @@ def test_models_are_the_librarys_own_unless_named(
         "dinov2",
         "--tiny-decoder",
         "taesd",
+        "--dtype",
+        "bfloat16",
     ]
     assert retouch(photo, tmp_path / "out") == retouch(photo, tmp_path / "other", *named) == 0
     plain, other = StandIn.built
@@ -284,6 +287,10 @@ def test_what_reading_repaired_is_reported(photo: Path, tmp_path: Path, capsys: 
         (
             ["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--device", "toaster"],
             "--device 'toaster' cannot be used here",
+        ),
+        (
+            ["photo.png", "--query", "a", "--prompt", "b", "-o", "out", "--dtype", "int8"],
+            "invalid choice: 'int8'",
         ),
         (["broken.png", "--query", "a", "--prompt", "b", "-o", "out"], "broken.png"),
     ],

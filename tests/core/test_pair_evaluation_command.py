@@ -64,7 +64,7 @@ def listed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of_pairs, "sources", lambda device=None: (ColourSource(),))
+    monkeypatch.setattr(of_pairs, "places_of", lambda options: (ColourSource(),))
 
 
 def command(*arguments: str) -> int:

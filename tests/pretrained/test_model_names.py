@@ -21,12 +21,15 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What was asked of the openers, which open nothing."""
     asked: list[tuple[Any, ...]] = []
 
-    def open_model(role: str, backend: str, name: str = "", *, path: Path | None = None) -> Any:
+    def open_model(
+        role: str, backend: str, name: str = "", *, path: Path | None = None, dtype: torch.dtype
+    ) -> Any:
+        assert dtype is torch.float32
         asked.append((role, backend, name, path))
         return SimpleNamespace(networks=(torch.nn.Linear(1, 1),), backend=backend)
 
-    def load_editor(path: Path, *, device: str | None = None) -> Any:
-        asked.append(("editor", path, device))
+    def load_editor(path: Path, *, device: str | None = None, dtype: torch.dtype) -> Any:
+        asked.append(("editor", path, device, dtype))
         return SimpleNamespace(inpaint=False)
 
     monkeypatch.setattr(opening, "open_model", open_model)
@@ -61,10 +64,13 @@ def test_every_form_of_a_name(tmp_path: Path, opened: list[tuple[Any, ...]]):
 def test_editors(tmp_path: Path, opened: list[tuple[Any, ...]]):
     file = tmp_path / "checkpoint.safetensors"
     file.touch()
-    found = PretrainedSource("cpu")("editor", str(file))
+    found = PretrainedSource("cpu", "float16")("editor", str(file))
     assert found is not None and found.plain is None and not found.main.inpaint
     PretrainedSource()("editor", "diffusers:sd15")
-    assert opened == [("editor", file, "cpu"), ("editor", Path("/editor/diffusers/sd15"), None)]
+    assert opened == [
+        ("editor", file, "cpu", torch.float16),
+        ("editor", Path("/editor/diffusers/sd15"), None, torch.float32),
+    ]
 
 
 def test_networks_go_to_the_device(opened: list[tuple[Any, ...]]):

@@ -40,9 +40,12 @@ $(OLDER)/.installed: $(STAMP)
 		'transformers>=4.57,<5' 'tokenizers>=0.22,<0.23' 'huggingface_hub>=0.34,<1' 'diffusers>=0.35,<0.36'
 	touch $@
 
+# Two files at a time, on one thread each: more threads than cores wait for each other in OpenMP's loops.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
 test: $(STAMP) $(OLDER)/.installed
-	$(PY) -m pytest
-	PYTHONPATH=$(OLDER) $(PY) -m pytest tests/pretrained
+	$(PYTEST)
+	PYTHONPATH=$(OLDER) $(PYTEST) tests/pretrained
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -54,8 +54,10 @@ def tower_of_scorer(scorer: Any) -> ClipTower:
             f"scorer is a {type(scorer).__name__} without a CLIP image tower; connect Load Embedded Models, Scorer from CLIP, or Load Scorer with a CLIP"
         )
     comfy.model_management.load_model_gpu(scorer.patcher)
+    # Where memory is short, or on a host that loads weights as they are used, some lie elsewhere.
+    place = scorer.patcher.load_device
     return ClipTower(
-        vision.get_sd(),
+        {name: value.to(place) for name, value in vision.get_sd().items()},
         heads=int(config["num_attention_heads"]),
         activation=str(config["hidden_act"]),
         mean=vision.image_mean,

@@ -176,7 +176,7 @@ def vae_decoder(vae: Any, form: Any) -> Decode:
 
     def decode(latents: Tensor) -> Tensor:
         raw = form.process_out(latents).to(vae.device, vae.vae_dtype)
-        with lent(vae.first_stage_model):
+        with lent(vae.first_stage_model, device=vae.device):
             pixels = vae.first_stage_model.decode(raw)
         if pixels.ndim != 4:
             raise ValueError(
@@ -196,7 +196,7 @@ def half_taesd(vae: Any, form: Any) -> Decode:
         raw = form.process_out(latents).to(vae.device, vae.vae_dtype)
         return (raw - normal(network.vae_shift).detach()) * normal(network.vae_scale).detach()
 
-    decode = half_decoder(network.taesd_decoder, enter, form.latent_channels)
+    decode = half_decoder(network.taesd_decoder, enter, form.latent_channels, vae.device)
     return lambda latents: decode(latents).to(latents.device)
 
 

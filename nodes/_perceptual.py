@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import comfy.model_management
-import comfy.model_patcher
 from torch import Tensor
 
 from ..retouch_core.metrics.feature_distance import (
@@ -16,6 +14,7 @@ from ..retouch_core.metrics.feature_distance import (
     perceptual_distance,
 )
 from ..retouch_core.models.pretrained.lookup import find
+from ._patchers import load_for_gradients, whole_patcher
 from ._pretrained import folders
 
 
@@ -25,17 +24,18 @@ class HostLpips:
     def __init__(self, distance: LpipsDistance) -> None:
         self.distance = distance
         self.name = distance.name
-        self.patcher = comfy.model_patcher.ModelPatcher(
-            distance.network,
-            comfy.model_management.get_torch_device(),
-            comfy.model_management.unet_offload_device(),
-        )
+        self.patcher = whole_patcher(distance.network)
 
     def against(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
         """As `LpipsDistance.against`, on the device where the network is."""
         device = self.patcher.load_device
         inner = self.distance.against(reference.to(device))
-        return lambda pixels: inner(pixels.to(device))
+
+        def distance(pixels: Tensor) -> Tensor:
+            load_for_gradients([self.patcher])
+            return inner(pixels.to(device))
+
+        return distance
 
 
 def host_perceptual(scorer: Any) -> HostLpips | ScorerDistance:

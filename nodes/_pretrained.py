@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management
-import comfy.model_patcher
 import folder_paths
 import torch
 from comfy_api.latest import io
@@ -19,6 +17,7 @@ from ..retouch_core.models.pretrained.lookup import Folders, candidates
 from ..retouch_core.models.pretrained.opening import PRECISIONS, open_model
 from ..retouch_core.models.protocols import Instances
 from . import _host
+from ._patchers import load_for_gradients, whole_patcher
 
 ANY = "auto"
 """The recommended one of the models that are there."""
@@ -116,11 +115,7 @@ class Hosted:
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
-        device = comfy.model_management.get_torch_device()
-        away = comfy.model_management.unet_offload_device()
-        self.patchers = [
-            comfy.model_patcher.ModelPatcher(Held(network), device, away) for network in backend.networks
-        ]
+        self.patchers = [whole_patcher(Held(network)) for network in backend.networks]
         self.patcher = self.patchers[0]
 
     def ready(self) -> Any:
@@ -148,19 +143,31 @@ class HostedScorer(Hosted):
         self.rivals: tuple[str, ...] = backend.rivals
 
     def _ready_for(self, views: Tensor) -> Any:
-        # Loading belongs to the host's own mode, also where losses have left it.
-        with torch.inference_mode() if views.requires_grad else nullcontext():
+        if not views.requires_grad:
             return self.ready()
+        load_for_gradients(self.patchers)
+        return self.backend
 
     def encode_images(self, views: Tensor) -> Tensor:
         """Views [N,3,S,S] in 0..1 -> unit embeddings [N,D] float32 on the CPU."""
         embeddings: Tensor = self._ready_for(views).encode_images(views, tell=_stopping)
         return embeddings
 
-    def features(self, views: Tensor, depth: float = 1.0) -> list[Tensor]:
-        """Views [N,3,S,S] in 0..1 -> patch tokens [N,P,D] after each of the first layers."""
-        tokens: list[Tensor] = self._ready_for(views).features(views, depth)
-        return tokens
+    @property
+    def features(self) -> Callable[..., list[Tensor]]:
+        """Views [N,3,S,S] in 0..1 -> patch tokens [N,P,D] after each of the first layers.
+
+        Raises:
+            AttributeError: the backend has none; losses then take its embedding.
+        """
+        own = self.backend.features
+
+        def features(views: Tensor, depth: float = 1.0) -> list[Tensor]:
+            self._ready_for(views)
+            tokens: list[Tensor] = own(views, depth)
+            return tokens
+
+        return features
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """T phrases -> unit embeddings [T,D]."""

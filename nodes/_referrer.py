@@ -25,16 +25,13 @@ class HostReferrer(EmbeddedReferrer):
 
     def _ready(self) -> ReferringNetwork:
         import comfy.model_management
-        import comfy.model_patcher
+
+        from ._patchers import whole_patcher
 
         if self.patcher is None:
             with torch.inference_mode(False):
                 network = load_network(self.bundle)
-            self.patcher = comfy.model_patcher.ModelPatcher(
-                network,
-                comfy.model_management.get_torch_device(),
-                comfy.model_management.unet_offload_device(),
-            )
+            self.patcher = whole_patcher(network)
         comfy.model_management.load_models_gpu([self.patcher])
         loaded: ReferringNetwork = self.patcher.model
         return loaded

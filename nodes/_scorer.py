@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management
@@ -17,6 +17,7 @@ from ..retouch_core.models.differentiable import lent
 from ..retouch_core.models.phrases import unknown_words
 from ..retouch_core.tensors.checks import InputWarning
 from ._host import check_cancelled
+from ._patchers import load_for_gradients
 
 LOGIT_SCALE = 100.0
 """exp of the learnt temperature at which OpenAI's CLIP models end (Radford et al. 2021, section 2.5)."""
@@ -69,7 +70,9 @@ class HostScorer:
         """What the image tower puts out, chunk by chunk."""
         # The host's own encode_image rounds pixels to 8 bits and resizes them again; ours come at their size.
         guiding = views.requires_grad
-        with torch.inference_mode() if guiding else nullcontext():  # loading belongs to the host's mode
+        if guiding:
+            load_for_gradients([self.patcher])
+        else:
             comfy.model_management.load_model_gpu(self.patcher)
         device = self.patcher.load_device
         mean, std = (

@@ -35,11 +35,15 @@ def gradients() -> Iterator[None]:
 
 
 @contextmanager
-def lent(*modules: Any) -> Iterator[None]:
+def lent(*modules: Any, device: torch.device | None = None) -> Iterator[None]:
     """A block in which the weights of `modules` can be saved for a backward pass and want no gradient themselves.
 
     Stand-ins over the same memory take their places and give them back at the end of the block, also after an error;
     what was computed keeps hold of the stand-ins. Anything that is no `torch.nn.Module` is passed over.
+
+    Args:
+        device: where stand-ins lie; those of weights that lie elsewhere are copies. A host that brings weights to the device
+            layer by layer may overwrite them before the backward pass. None leaves them where they are.
     """
     taken: list[tuple[dict[str, Any], str, Any]] = []
     try:
@@ -50,10 +54,19 @@ def lent(*modules: Any) -> Iterator[None]:
                 stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
                 for store in stores:
                     for name, value in list(store.items()):
-                        if value is None or not (value.is_inference() or value.requires_grad):
+                        if value is None:
+                            continue
+                        away = device is not None and value.device != device
+                        if not (away or value.is_inference() or value.requires_grad):
                             continue
                         taken.append((store, name, value))
                         stand_in = normal(value).detach()
+                        if away:
+                            # A weight that a file lacked has no values; hosts take it for zeros.
+                            empty = stand_in.is_meta
+                            stand_in = (
+                                torch.zeros_like(stand_in, device=device) if empty else stand_in.to(device)
+                            )
                         is_weight = isinstance(value, torch.nn.Parameter)
                         store[name] = torch.nn.Parameter(stand_in, False) if is_weight else stand_in
         yield

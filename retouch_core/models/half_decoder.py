@@ -62,7 +62,10 @@ def fitted_colours(features: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def half_decoder(
-    layers: nn.Sequential, enter: Callable[[Tensor], Tensor], channels: int
+    layers: nn.Sequential,
+    enter: Callable[[Tensor], Tensor],
+    channels: int,
+    device: torch.device | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Latents [B,C,h,w] -> pixels [B,3,H/2,W/2] in -1..1, differentiable, by a TAESD-like decoder.
 
@@ -70,21 +73,27 @@ def half_decoder(
         layers: the decoder's layers, whose output is a picture in 0..1.
         enter: what comes before the first of them, from the latents that the result takes.
         channels: of those latents.
+        device: where it computes; None is where its weights are.
 
     Raises:
         ValueError: a decoder that cannot be stopped.
     """
     first, rest = split_at_last_doubling(layers)
     weight = next(layers.parameters())
-    with torch.inference_mode(False), torch.no_grad(), lent(layers):
-        features = first(enter(drawn_latents(channels).to(weight)))
+    place = weight.device if device is None else device
+
+    def entered(latents: Tensor) -> Tensor:
+        return enter(latents.to(place, weight.dtype)).to(place, weight.dtype)
+
+    with torch.inference_mode(False), torch.no_grad(), lent(layers, device=device):
+        features = first(entered(drawn_latents(channels)))
         colours = functional.avg_pool2d(rest(features).float() * 2 - 1, 2)
         factors, bias = fitted_colours(features.float(), colours)
 
     def decode(latents: Tensor) -> Tensor:
-        with lent(layers):
+        with lent(layers, device=device):
             # Channels last: convolutions on a CPU need not reorder their input then.
-            found = first(enter(latents).to(weight).contiguous(memory_format=torch.channels_last))
+            found = first(entered(latents).contiguous(memory_format=torch.channels_last))
         return functional.conv2d(found.float(), factors.to(found.device), bias.to(found.device))
 
     return decode

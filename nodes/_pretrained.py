@@ -40,11 +40,12 @@ def model_input(role: str, backend: str) -> io.Combo.Input:
     """The list of what is on disk for a backend."""
     names = [one.name for one in candidates(role, backend, folders())]
     title = BACKENDS[backend].title
+    cache = "torch's cache" if role == "perceptual" else "the Hugging Face cache"
     return io.Combo.Input(
         "model",
         options=[ANY, *names],
         default=ANY,
-        tooltip=f"Which {title} on disk, in models/{FOLDERS[role]} or the Hugging Face cache. auto: the recommended one of "
+        tooltip=f"Which {title} on disk, in models/{FOLDERS[role]} or {cache}. auto: the recommended one of "
         "those that are there. python -m retouch_core models says what to put where.",
     )
 

@@ -30,7 +30,7 @@ class RetouchEntitySegment(io.ComfyNode):
             has_intermediate_output=True,
             inputs=[
                 io.Image.Input("image", tooltip="The picture. Each picture of a batch goes its own way."),
-                Segmenter.Input("segmenter", tooltip="From Load Embedded Models."),
+                Segmenter.Input("segmenter", tooltip="From Load Segmenter, or Load Embedded Models."),
                 io.Float.Input(
                     "score_min",
                     default=SCORE_MIN,

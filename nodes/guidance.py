@@ -69,8 +69,8 @@ class RetouchGuidance(io.ComfyNode):
                 _weight(
                     "perceptual",
                     RDM_BACKGROUND,
-                    "Weight of the background's perceptual distance from the source: LPIPS where its weights are on "
-                    "disk, else the scorer's features. The sampler's report says which.",
+                    "Weight of the background's perceptual distance from the source: LPIPS of Load LPIPS, or with VGG "
+                    "where that is on disk, else the scorer's features. The sampler's report says which.",
                 ),
                 _weight("l2", RDM_BACKGROUND, "Weight of the background's squared distance from the source."),
                 _weight(

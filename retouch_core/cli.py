@@ -98,7 +98,10 @@ def _retouch(options: argparse.Namespace) -> int:
         profile = colour_profile(options.picture)
         with _progress_bar(options.quiet) as progress:
             progress(0.0, "loading models")
+            _warn_of_idle_models(options, chosen)
             retoucher = load_retoucher(names_of(options), places_of(options))
+            if chosen.find == "learn":
+                _check_tower(options.scorer, retoucher.scorer)
             result = retoucher.retouch(image, query=query, prompt=options.prompt, progress=progress, **given)
     noticed = [str(warning.message) for warning in caught if issubclass(warning.category, InputWarning)]
     report = replace(result.report, warnings=list(dict.fromkeys([*noticed, *result.report.warnings])))
@@ -170,6 +173,36 @@ def _eval(options: argparse.Namespace) -> int:
         sys.argv = before
         sys.path.remove(str(root))
     return DONE
+
+
+def _check_tower(name: str, scorer: Any) -> None:
+    from .learning import check_tower
+
+    try:
+        check_tower(scorer)
+    except TypeError as error:
+        raise ValueError(f"--scorer {name!r} cannot be used: {error}; choose embedded or clip") from error
+
+
+def _warn_of_idle_models(options: argparse.Namespace, chosen: Any) -> None:
+    """Say which models the recipe does not look at."""
+    from .editing.loss_terms import SMALL
+    from .recipes import RECIPES
+    from .tensors.checks import InputWarning
+
+    uses = {
+        "attention": lambda one: one.find == "learn",
+        "tiny_decoder": lambda one: one.loss_scale and one.loss_path in SMALL,
+    }
+    for role, used in uses.items():
+        if getattr(options, role) is not None and not used(chosen):
+            others = ", ".join(name for name, one in RECIPES.items() if used(one))
+            option = f"--{role.replace('_', '-')}"
+            warnings.warn(
+                f"{option} {getattr(options, role)!r} is not used by recipe {options.recipe or 'default'}; choose one of {others}",
+                InputWarning,
+                stacklevel=2,
+            )
 
 
 def _check_not_overwritten(picture: str, folder: str) -> None:

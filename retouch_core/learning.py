@@ -92,9 +92,18 @@ def tower_for(scorer: Scorer) -> ClipTower:
     Raises:
         TypeError: a scorer without one.
     """
+    return tower_of(check_tower(scorer))
+
+
+def check_tower(scorer: Scorer) -> ClipScorer:
+    """The scorer, if it has an image tower through which learnable regions can look.
+
+    Raises:
+        TypeError: it has none.
+    """
     if not isinstance(scorer, ClipScorer):
         raise TypeError(
             f"scorer is a {type(scorer).__name__}, but learnable regions look through a ClipScorer's image tower; "
             "use one, or a recipe that finds entities"
         )
-    return tower_of(scorer)
+    return scorer

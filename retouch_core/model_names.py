@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,12 @@ EXTRAS = ("attention", "tiny_decoder")
 """What a retoucher may have."""
 DIFFUSERS = "diffusers"
 """The backend of editors."""
+DTYPE = "dtype"
 DTYPES = ("float32", "float16", "bfloat16")
 """Precisions of weights; the embedded models stay as they are."""
+
+END = 1 << 16
+"""Bytes at each end of a file that tell models apart: configurations as a whole, and the first and last weights."""
 
 _WHAT = {
     "editor": "what paints",
@@ -179,7 +184,8 @@ def _recognised(role: str, path: Path) -> str:
         return DIFFUSERS
     from .models.pretrained.lookup import recognise
 
-    fitting = [backend for backend in _backends(role) if backend in recognise(path)]
+    served = recognise(path) or (recognise(path.parent) if path.is_file() else ())
+    fitting = [backend for backend in _backends(role) if backend in served]
     if not fitting:
         what = _filled(role).replace("_", " ")
         raise ValueError(
@@ -209,6 +215,45 @@ def _check_device(name: str) -> None:
         raise ValueError(
             f"--device {name!r} cannot be used here ({why}); leave it out for the CPU"
         ) from error
+
+
+def fingerprints(names: Mapping[str, str]) -> dict[str, str]:
+    """Each name with what it stands for on this machine: a digest of the files' names, sizes and ends.
+
+    Raises:
+        ValueError: as `resolve`, for names of pretrained models.
+    """
+    return {role: _fingerprint(role, name) for role, name in names.items()}
+
+
+def _fingerprint(role: str, name: str) -> str:
+    backend, _, model = name.partition(":")
+    if role == DTYPE or name == EMBEDDED:
+        return name
+    if backend in _backends(role):
+        from .models.pretrained.lookup import find
+
+        path = find(_filled(role), backend, model)
+    else:
+        path = Path(name).expanduser()
+    return f"{name} ({_digest(path)})" if path.exists() else name
+
+
+def _digest(path: Path) -> str:
+    """Of a file, or of all files below a folder, hidden ones aside."""
+    found = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        inside = file.name if file == path else file.relative_to(path).as_posix()
+        if any(part.startswith(".") for part in inside.split("/")):
+            continue
+        size = file.stat().st_size
+        found.update(f"{inside} {size}\n".encode())
+        with file.open("rb") as stream:
+            found.update(stream.read(END))
+            stream.seek(max(0, size - END))
+            found.update(stream.read(END))
+    return found.hexdigest()[:12]
 
 
 # ---------------------------------------------------------------------------------------------- resolving

@@ -135,7 +135,7 @@ def _decoding(editor: Any, guidance: Guidance, work: Tensor, z0: Tensor) -> Deco
     if guidance.path == "tiny_half":
         try:
             half: Decode = editor.half_decoder()
-            return half
+            return _in_place(half)
         except (AttributeError, ValueError) as error:
             warnings.warn(
                 f"loss_path tiny_half cannot be taken ({error}); the whole decoder was",
@@ -146,8 +146,12 @@ def _decoding(editor: Any, guidance: Guidance, work: Tensor, z0: Tensor) -> Deco
         raise ValueError(
             f"editor is a {type(editor).__name__} without decode_pixels, which losses need; use path linear"
         )
-    whole: Decode = editor.decode_pixels
-    return whole
+    return _in_place(editor.decode_pixels)
+
+
+def _in_place(decode: Decode) -> Decode:
+    """The same with pixels where the latents are: a small decoder may lie elsewhere than the editor."""
+    return lambda latents: decode(latents).to(latents.device)
 
 
 def _small(decoder: Any, z0: Tensor) -> Any:

@@ -22,7 +22,7 @@ from .editing.losses import Perceptual
 from .editing.sampler import Candidates
 from .finding import check_finder, find, given
 from .learning import as_found, learn
-from .metrics.feature_distance import perceptual_distance
+from .metrics.feature_distance import LpipsDistance, perceptual_distance
 from .models.protocols import Attention, Editor, Referrer, Scorer, Segmenter
 from .painting import BATCH, decoded, editor_for, losses_of, paint, words_of
 from .ranking.rank import Ranking, rank, rank_removal
@@ -63,8 +63,8 @@ class Retoucher:
         Args:
             plain: an editor without mask input, and referrer: what finds by itself, for the recipes that ask for one.
             attention: where learnable regions look; None takes the scorer's image tower.
-            perceptual: what losses weigh the background with; None takes LPIPS where it is on disk, else the scorer's
-                features.
+            perceptual: what losses weigh the background with; None takes LPIPS with VGG where it is on disk, else the
+                scorer's features.
             tiny_decoder: a small decoder of the editor's latents, which losses look through on the paths `tiny` and
                 `tiny_half`; None takes the editor's own.
         """
@@ -297,9 +297,12 @@ class Retoucher:
         )
 
     def perceptual(self) -> Perceptual:
-        """What weighs perceptual distances for losses: LPIPS where its weights are on disk, else the scorer's features."""
+        """What weighs perceptual distances for losses: LPIPS with VGG where that is on disk, else the scorer's features."""
         if self._perceptual is None:
             self._perceptual = perceptual_distance(self.scorer)
+            place = getattr(self.editor, "device", None)
+            if place is not None and isinstance(self._perceptual, LpipsDistance):
+                self._perceptual.network.to(place)
         return self._perceptual
 
     def _judge_of(self, work: Tensor, edit: EditMask, query: str, run: _Run) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..model_names import DTYPES, JUDGE, add_model_options, load_models, names_of, places_of
+from ..model_names import (
+    DTYPE,
+    DTYPES,
+    JUDGE,
+    add_model_options,
+    fingerprints,
+    load_models,
+    names_of,
+    places_of,
+)
 
 DONE, BAD_INPUT, CANCELLED = 0, 2, 130
 OUTPUT = "evaluation"
@@ -143,7 +152,7 @@ def _evaluated(options: argparse.Namespace, tell: Progress, say: Callable[[str],
     check_pictures(pairs.pairs[: options.limit])
     names = {**names_of(options), JUDGE: options.judge or options.scorer}
     if options.dtype != DTYPES[0]:  # it decides numbers too
-        names["dtype"] = options.dtype
+        names[DTYPE] = options.dtype
     how = Options(
         recipe=options.recipe,
         candidates=options.candidates,
@@ -153,7 +162,7 @@ def _evaluated(options: argparse.Namespace, tell: Progress, say: Callable[[str],
         size=options.size,
         region=options.region,
         choices=tuple(name.strip() for name in options.choices.split(",")),
-        models=names,
+        models=fingerprints(names),
         lpips=options.lpips,
     )
     tell(0.0, "loading models")

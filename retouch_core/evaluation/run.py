@@ -67,6 +67,10 @@ class Options:
             )
 
     @property
+    def _is_led(self) -> bool:
+        return bool(self.settled.loss_scale and self.settled.loss_perceptual)
+
+    @property
     def settled(self) -> Recipe:
         """The recipe with what was asked for in its place."""
         chosen = recipe(self.recipe)
@@ -74,7 +78,7 @@ class Options:
         chosen = replace(chosen, steps=self.steps or chosen.steps)
         return replace(chosen, prune=HALVING) if self.prune else chosen
 
-    def told(self, pairs: PairList, gauges: Gauges) -> dict[str, Any]:
+    def told(self, pairs: PairList, gauges: Gauges, retoucher: Retoucher) -> dict[str, Any]:
         """Everything that decides a number, for the folder to remember."""
         from .. import __version__
 
@@ -86,6 +90,8 @@ class Options:
                 "perceptual": gauges.perceptual.name,
                 "features": gauges.features_name,
                 "values": self.settled.settings(),
+                # What losses weigh the background with depends on what is on disk.
+                **({"led_by": retoucher.perceptual().name} if self._is_led else {}),
                 "version": __version__,
             }
         )
@@ -132,7 +138,7 @@ def evaluate(
             )
     tell = progress or (lambda share, text: None)
     run = RunFolder(folder)
-    told = options.told(pairs, gauges)
+    told = options.told(pairs, gauges, retoucher)
     done = run.begin(told, fresh=fresh)
     failed: dict[str, ValueError] = {}
     for number, pair in enumerate(taken):

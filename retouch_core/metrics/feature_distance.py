@@ -26,8 +26,16 @@ EMBEDDING = "scorer embedding"
 """Name of the stand-in over a scorer that shows nothing but its embedding."""
 
 
+LEAST_SIDE = 64
+"""Pixels on the shorter side that LPIPS is taken at: the side of the patches that its weights were fitted on (Zhang et al.
+2018, section 3.1). Smaller ones, which its backbones refuse or hardly see, are enlarged."""
+
+
 class LpipsDistance:
-    """LPIPS (Zhang et al. 2018) with the backbone `net`; `network` is what `load_lpips` gives."""
+    """LPIPS (Zhang et al. 2018) with the backbone `net`; `network` is what `load_lpips` gives.
+
+    Pixels may lie anywhere: they are brought to where the network is, and distances come back to where the pixels are.
+    """
 
     def __init__(self, net: str = "vgg", network: Any = None) -> None:
         self.name = f"LPIPS ({net})"
@@ -38,14 +46,27 @@ class LpipsDistance:
 
     def against(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
         """Pixels [1,3,H,W] or [B,3,H,W] in -1..1 -> a differentiable function of pixels [B,3,H,W] that gives [B]."""
-        fixed = reference.detach().float()
+        fixed = self._seen(reference.detach())
 
         def distance(pixels: Tensor) -> Tensor:
             with lent(self.network):
-                out: Tensor = self.network(pixels.float(), fixed.expand(len(pixels), -1, -1, -1))
-            return out.flatten(1).mean(1)
+                out: Tensor = self.network(self._seen(pixels), fixed.expand(len(pixels), -1, -1, -1))
+            return out.flatten(1).mean(1).to(pixels.device)
 
         return distance
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """Pixels [B,3,H,W] where the network is, in float32 and large enough for it."""
+        weight = (
+            next(iter(self.network.parameters()), pixels) if hasattr(self.network, "parameters") else pixels
+        )
+        pixels = pixels.to(weight.device, torch.float32)
+        height, width = pixels.shape[-2:]
+        scale = LEAST_SIDE / min(height, width)
+        if scale <= 1:
+            return pixels
+        size = (round(height * scale), round(width * scale))
+        return functional.interpolate(pixels, size, mode="bilinear", align_corners=False)
 
 
 class ScorerDistance:

@@ -19,6 +19,7 @@ from PIL import Image
 from retouch_core import cli
 from retouch_core.demo import PICTURES, read_cases, run_demo
 from retouch_core.models import embedded
+from retouch_core.models.clip_scorer import ClipScorer
 from retouch_core.models.pretrained import opening
 from retouch_core.pictures import read_picture
 from retouch_core.report import Report, not_found
@@ -35,6 +36,7 @@ class StandIn:
 
     calls: ClassVar[list[dict[str, Any]]] = []
     built: ClassVar[list[dict[str, Any]]] = []
+    scorer: ClassVar[Any] = None
     problem: BaseException | None = None
 
     def __init__(self, **models: Any) -> None:
@@ -118,6 +120,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch):
     pipeline = ModuleType("retouch_core.pipeline")
     monkeypatch.setattr(StandIn, "calls", [])
     monkeypatch.setattr(StandIn, "built", [])
+    monkeypatch.setattr(StandIn, "scorer", object.__new__(ClipScorer))
     monkeypatch.setattr(StandIn, "problem", None)
     pipeline.Retoucher = StandIn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "retouch_core.pipeline", pipeline)
@@ -210,6 +213,34 @@ def test_models_are_the_librarys_own_unless_named(
         "attention": ("attention", "dinov2", "", None),
         "tiny_decoder": ("tiny_decoder", "taesd", "", None),
     }
+
+
+def test_models_that_the_recipe_does_not_look_at_are_named(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(opening, "open_model", lambda *_, **__: SimpleNamespace(networks=()))
+    idle = ["--attention", "dinov2", "--tiny-decoder", "taesd"]
+    assert retouch(photo, tmp_path / "out", *idle) == 0
+    said = capsys.readouterr().out
+    assert "--attention 'dinov2' is not used by recipe default; choose one of s01_learnable_regions" in said
+    assert "--tiny-decoder 'taesd' is not used by recipe default; choose one of s02_rdm" in said
+    assert retouch(photo, tmp_path / "led", "--tiny-decoder", "taesd", "--recipe", "s02_rdm") == 0
+    assert "is not used" not in capsys.readouterr().out
+
+
+def test_a_scorer_without_a_tower_is_bad_input_where_a_recipe_learns(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    class Plain:
+        pass
+
+    StandIn.scorer = Plain()
+    assert retouch(photo, tmp_path / "out", "--recipe", "s01_learnable_regions", query="") == 2
+    said = only_sentence(capsys.readouterr().err)
+    assert (
+        said.startswith("--scorer 'embedded' cannot be used: scorer is a Plain")
+        and "choose embedded or clip" in said
+    )
 
 
 @pytest.mark.parametrize(("asked", "given"), [("full", "full"), ("auto", "auto"), ("512", 512)])

@@ -183,7 +183,7 @@ def test_lpips_is_taken_where_its_weights_are(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(feature_distance, "load_lpips", lambda net: network)
     chosen = perceptual_distance(StubScorer(), "alex")
     assert isinstance(chosen, LpipsDistance) and chosen.name == "LPIPS (alex)"
-    a, b = torch.rand(1, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    a, b = torch.rand(1, 3, 64, 64), torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(chosen.against(a)(b), (a - b).square().mean((1, 2, 3)))
     assert seen == [(b.shape, b.shape)]
 

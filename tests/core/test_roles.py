@@ -111,6 +111,14 @@ def test_losses_look_through_the_small_decoder(path: str, whole: bool, half: boo
     assert (small.whole, small.half) == before
 
 
+def test_pixels_come_back_to_where_the_latents_are() -> None:
+    from retouch_core.painting import _in_place
+
+    away = torch.device("meta")
+    decode = _in_place(lambda latents: torch.zeros(1, 3, 8, 8))
+    assert decode(torch.zeros(1, 4, 1, 1, device=away)).device == away
+
+
 def test_a_small_decoder_of_other_latents_is_refused() -> None:
     retoucher = worker(tiny_decoder=Half(16))
     with pytest.raises(ValueError, match="tiny_decoder takes latents of 16 channels, but editor makes 3"):

@@ -67,6 +67,26 @@ def test_the_file_that_models_get_fetched_is_found(hub: Path, monkeypatch: pytes
         lpips_of(hub / "mine.pth")
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("net", NAMES)
+@pytest.mark.parametrize("size", [(4, 4), (8, 20), (63, 80)])
+def test_small_pictures_are_enlarged(hub: Path, net: str, size: tuple[int, int]) -> None:
+    backbone(hub, net)
+    distance = LpipsDistance(net)
+    a, b = (torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(k)) * 2 - 1 for k in (1, 2))
+    leaf = a.clone().requires_grad_()
+    found = distance.against(b)(leaf)
+    found.sum().backward()
+    scale = 64 / min(size)
+    large = [
+        torch.nn.functional.interpolate(one, [round(s * scale) for s in size], mode="bilinear")
+        for one in (a, b)
+    ]
+    torch.testing.assert_close(found.detach(), distance.network(*large).flatten())
+    assert leaf.grad is not None and bool((leaf.grad.abs().amax((1, 2, 3)) > 0).all())
+    assert distance.against(a)(a).tolist() == [0, 0]
+
+
 def test_files_have_torchvisions_names() -> None:
     from torchvision.models import SqueezeNet1_1_Weights
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_towers import clip_folder
 
-from retouch_core.model_names import PretrainedSource, resolve, sources
+from retouch_core.model_names import PretrainedSource, fingerprints, resolve, sources
 from retouch_core.models.pretrained import lookup, opening
 from retouch_core.models.pretrained.editors import load as editors
 
@@ -103,6 +105,27 @@ def test_what_is_not_on_this_machine_says_how_to_get_it(tmp_path: Path, monkeypa
     with pytest.raises(ValueError, match="SAM 2") as caught:
         resolve("segmenter", "sam2", sources())
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_is_told_with_what_it_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEXT_RETOUCH_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "models" / "retouch_scorers").mkdir(parents=True)
+    clip = clip_folder(tmp_path / "models" / "retouch_scorers" / "mine")
+    names = {"editor": "embedded", "scorer": "clip", "judge": str(clip), "dtype": "float16"}
+    told = fingerprints(names)
+    assert told["editor"] == "embedded" and told["dtype"] == "float16"
+    digest = re.fullmatch(r"clip \(([0-9a-f]{12})\)", told["scorer"])
+    assert digest and told["judge"] == f"{clip} ({digest[1]})"
+    clip.rename(clip.with_name("moved"))
+    assert fingerprints({"scorer": "clip"})["scorer"] == told["scorer"], "the place does not count"
+    weights = clip.with_name("moved") / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert fingerprints({"scorer": "clip"})["scorer"] != told["scorer"]
+    with pytest.raises(ValueError, match="no EoMT model is in"):
+        fingerprints({"segmenter": "eomt"})
 
 
 def test_a_real_clip_as_judge(tmp_path: Path):

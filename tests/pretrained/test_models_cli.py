@@ -144,7 +144,7 @@ def test_safetensors_come_before_pickles():
         ("facebook/dino-vitb8", "dino-vitb8"),
         ("grounding_dino", "grounding-dino-base"),
         ("segmenter", "coco_panoptic_eomt_large_640"),
-        ("lpips", "lpips-alex"),
+        ("lpips", "lpips-vgg"),
     ],
 )
 def test_entries_go_by_key_repository_backend_and_role(said: str, key: str):

@@ -321,6 +321,9 @@ CATALOGUE: tuple[Pretrained, ...] = (
     _entry("dinov2", "facebook/dinov2-base", 0.35, "Apache-2.0"),
     # Perceptual distance: torchvision's networks; the few weights on top of them come with the lpips package.
     _entry(
+        "lpips", _TORCHVISION, 0.53, "BSD-2-Clause", "VGG-16", files=("vgg16-397923af.pth",), key="lpips-vgg"
+    ),
+    _entry(
         "lpips",
         _TORCHVISION,
         0.24,
@@ -328,9 +331,6 @@ CATALOGUE: tuple[Pretrained, ...] = (
         "AlexNet",
         files=("alexnet-owt-7be5be79.pth",),
         key="lpips-alex",
-    ),
-    _entry(
-        "lpips", _TORCHVISION, 0.53, "BSD-2-Clause", "VGG-16", files=("vgg16-397923af.pth",), key="lpips-vgg"
     ),
     _entry(
         "lpips",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from tiny_towers import LENGTH, PIECES, SPACE, WORDS, drawn, normalised, siglip_folder, tokenizer, write
 
+from retouch_core.models.clip_scorer import as_tensor
 from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.scorers import siglip as module
 from retouch_core.models.pretrained.scorers.siglip import SiglipScorer
@@ -111,6 +113,34 @@ def test_texts_are_lower_cased_and_padded_behind(scorers: dict[str, SiglipScorer
     assert given[0].tolist() == ids_of(kind, "a red", "the").tolist()
     assert torch.equal(large, scorer.encode_texts(["a red", "the"]))
     assert scorer.tokenizer.padding_side == "left"
+
+
+def test_the_tokenizer_that_siglip_is_published_with(copied: Path) -> None:
+    """Of sentencepiece, where the folders of the other tests have one that spells by hand."""
+    pieces = pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")
+    written = io.BytesIO()
+    pieces.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a red car"] * 20),
+        model_writer=written,
+        vocab_size=9,
+        model_type="char",
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    for file in (*copied.glob("tokenizer*"), *copied.glob("special_tokens*")):
+        file.unlink()
+    (copied / "spiece.model").write_bytes(written.getvalue())
+    settings = {"tokenizer_class": "SiglipTokenizer", "model_max_length": LENGTH, "pad_token": "</s>"}
+    write(copied / "tokenizer_config.json", settings)
+    scorer = SiglipScorer.from_folder(copied)
+    own = pieces.SentencePieceProcessor(model_proto=written.getvalue())
+    rows = [[*own.encode(text), own.eos_id()] for text in TEXTS]
+    ids = torch.tensor([row + [own.eos_id()] * (LENGTH - len(row)) for row in rows])
+    with torch.no_grad():
+        expected = as_tensor(scorer.model.get_text_features(input_ids=ids))
+    found = scorer.encode_texts([text.upper() for text in TEXTS])
+    torch.testing.assert_close(found, torch.nn.functional.normalize(expected, dim=-1))
 
 
 def test_unknown_words(scorers: dict[str, SiglipScorer]) -> None:

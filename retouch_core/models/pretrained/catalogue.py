@@ -43,7 +43,7 @@ _READS = (_CONFIG, _PICTURES, _WORDS, _WEIGHTS)
 def _module(folder: str, name: str) -> tuple[str, str]:
     """A part of a diffusers folder, as configuration and weights."""
     stem = f"{folder}/{name}"
-    return f"{folder}/config.json", f"{stem}.safetensors | {stem}{HALF} | {stem}.bin"
+    return f"{folder}/config.json", f"{stem}.safetensors | {stem}{HALF}"
 
 
 _STABLE_DIFFUSION = (
@@ -175,6 +175,9 @@ def kept_as(name: str) -> str:
     return name.removesuffix(HALF) + PLAIN if name.endswith(HALF) else name
 
 
+_PICKLED = "published as a pickle alone, which transformers reads with torch 2.6 or later"
+
+
 def _entry(
     backend: str,
     repository: str,
@@ -232,15 +235,29 @@ CATALOGUE: tuple[Pretrained, ...] = (
         "facebook/mask2former-swin-large-coco-panoptic",
         0.87,
         "other: see the model card",
+        _PICKLED,
         approximate=False,
     ),
-    _entry("mask2former", "facebook/mask2former-swin-base-coco-panoptic", 0.43, "other: see the model card"),
-    _entry("mask2former", "facebook/mask2former-swin-tiny-coco-panoptic", 0.19, "other: see the model card"),
+    _entry(
+        "mask2former",
+        "facebook/mask2former-swin-base-coco-panoptic",
+        0.43,
+        "other: see the model card",
+        _PICKLED,
+    ),
+    _entry(
+        "mask2former",
+        "facebook/mask2former-swin-tiny-coco-panoptic",
+        0.19,
+        "other: see the model card",
+        _PICKLED,
+    ),
     _entry(
         "oneformer",
         "shi-labs/oneformer_coco_swin_large",
         1.64,
         "MIT or Apache-2.0, sources disagree: see the model card",
+        _PICKLED,
         approximate=False,
     ),
     # Scorers
@@ -248,7 +265,7 @@ CATALOGUE: tuple[Pretrained, ...] = (
         "open_clip",
         "timm/vit_base_patch16_clip_224.openai",
         0.6,
-        "MIT",
+        "MIT or Apache-2.0, sources disagree: see the model card",
         _OPENAI_BY_TIMM,
         key="open-clip-vit-b-16",
     ),
@@ -256,14 +273,20 @@ CATALOGUE: tuple[Pretrained, ...] = (
         "open_clip",
         "timm/vit_large_patch14_clip_224.openai",
         1.7,
-        "MIT",
+        "MIT or Apache-2.0, sources disagree: see the model card",
         _OPENAI_BY_TIMM,
         key="open-clip-vit-l-14",
     ),
     _entry("clip", "openai/clip-vit-base-patch16", 0.6, "MIT", "to find and to rank"),
     _entry("clip", "openai/clip-vit-large-patch14", 1.7, "MIT", "to guide"),
     _entry("clip", "openai/clip-vit-base-patch32", 0.6, "MIT", "to measure with, as published numbers do"),
-    _entry("siglip", "google/siglip-base-patch16-224", 0.8, "Apache-2.0"),
+    _entry(
+        "siglip",
+        "google/siglip-base-patch16-224",
+        0.8,
+        "Apache-2.0",
+        "its tokenizer needs pip install sentencepiece protobuf",
+    ),
     # Referrers
     _entry(
         "grounding_dino",

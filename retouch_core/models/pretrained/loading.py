@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,27 @@ def check_kind(folder: Path, kinds: Sequence[str], what: str) -> str:
     return str(kind)
 
 
-def load_model(cls: Any, folder: Path, kinds: Sequence[str], what: str, **options: Any) -> Any:
+UNUSED_OF_SWIN = r"(^|\.)swin\.layernorm\."
+"""A norm behind the last stage, which no backbone uses: files of Mask2Former and OneFormer were published without it, and
+transformers 5 makes one all the same."""
+
+LIBRARY = re.compile(r"requires? the (\w+) library")
+"""How transformers names a package that it lacks."""
+
+OLD_TORCH = re.compile(r"torch\.load.*v?2\.6", re.DOTALL)
+"""How transformers refuses pickled weights where torch is older."""
+
+
+def load_model(
+    cls: Any, folder: Path, kinds: Sequence[str], what: str, *, unused: str | None = None, **options: Any
+) -> Any:
     """A transformers model of class `cls` out of a folder, on the CPU in float32, in eval mode and without gradients.
 
     Args:
         cls: a class with `from_pretrained`.
         kinds: `model_type`s that the folder may have.
         what: the backend, for sentences.
+        unused: a pattern of weights that the folder may lack, since nothing is computed with them.
         options: further arguments of `from_pretrained`.
 
     Raises:
@@ -91,7 +106,9 @@ def load_model(cls: Any, folder: Path, kinds: Sequence[str], what: str, **option
                 folder, local_files_only=True, trust_remote_code=False, output_loading_info=True, **options
             ),
         )
-    absent = sorted(info.get("missing_keys") or ())
+    absent = sorted(
+        name for name in info.get("missing_keys") or () if not (unused and re.search(unused, name))
+    )
     if absent:
         raise ModelError(
             f"{folder} lacks {len(absent)} weights of {what}, such as {absent[0]}; copy the model's own files there"
@@ -120,7 +137,18 @@ def _reading(folder: Path, read: Callable[[], Any], part: str = "the model") -> 
             return read()
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
+    except ImportError as error:
+        named = LIBRARY.search(str(error))
+        todo = f"run pip install {named[1].lower()}" if named else "install what is missing"
+        raise ModelError(
+            f"{part} in {folder} needs a package that is not here ({said(error)}); {todo}"
+        ) from error
     except Exception as error:
+        if OLD_TORCH.search(str(error)):
+            raise ModelError(
+                f"{part} in {folder} is pickled, which transformers reads with torch 2.6 or later alone, but "
+                f"{torch.__version__} is installed; run pip install -U torch, or put a safetensors file there"
+            ) from error
         raise ModelError(
             f"{part} in {folder} cannot be read ({said(error)}); copy all files of the model's repository there"
         ) from error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..chunks import Tell
-from ..loading import ModelError, load_model
+from ..loading import UNUSED_OF_SWIN, ModelError, load_model
 from ..pictures import fitted_size, picture_size, pixels_of
 from .maps import stretched
 from .panoptic_masks import OVERLAP_MIN, SCORE_MIN, check_share, panoptic_masks
@@ -66,7 +66,7 @@ class Mask2FormerSegmenter:
         """
         from transformers import Mask2FormerForUniversalSegmentation
 
-        model = load_model(Mask2FormerForUniversalSegmentation, folder, KINDS, WHAT)
+        model = load_model(Mask2FormerForUniversalSegmentation, folder, KINDS, WHAT, unused=UNUSED_OF_SWIN)
         return cls(model, image_processor(folder, "Mask2FormerImageProcessor", WHAT), **options)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..chunks import Tell
-from ..loading import ModelError, load_model, load_part
+from ..loading import UNUSED_OF_SWIN, ModelError, load_model, load_part
 from ..pictures import fitted_size, needed_settings, picture_size, pixels_of
 from .maps import uncovered
 from .panoptic_masks import OVERLAP_MIN, SCORE_MIN, check_share, panoptic_masks
@@ -83,7 +83,9 @@ class OneFormerSegmenter:
         from transformers import CLIPTokenizer, OneFormerForUniversalSegmentation
 
         # What training alone needs, the words of the queries, would be asked for at every call.
-        model = load_model(OneFormerForUniversalSegmentation, folder, KINDS, WHAT, is_training=False)
+        model = load_model(
+            OneFormerForUniversalSegmentation, folder, KINDS, WHAT, unused=UNUSED_OF_SWIN, is_training=False
+        )
         return cls(
             model,
             load_part(CLIPTokenizer, folder, WHAT),

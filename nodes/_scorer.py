@@ -98,7 +98,7 @@ class HostScorer:
         norms = [part for part in parts if isinstance(part, torch.nn.LayerNorm)]
         hooks = [norm.register_forward_pre_hook(lambda _, given: (given[0].clone(),)) for norm in norms]
         try:
-            with lent(self.vision.model):
+            with lent(self.vision.model, device=self.patcher.load_device):
                 yield
         finally:
             for hook in hooks:

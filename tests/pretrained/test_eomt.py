@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tiny_segmenters import check_prepared, eomt_processor, picture, saved, tiny_eomt
+from tiny_segmenters import eomt_processor, picture, saved, tiny_eomt
 
 from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.segmenters.eomt import EomtSegmenter
-from retouch_core.models.protocols import Segmenter
 
 LOOSE = {"score_min": 0.3, "overlap_min": 0.0}
 
@@ -24,13 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("size", [(50, 77), (97, 40), (64, 64)])
 def test_masks_are_those_of_the_published_classes(folder: Path, size: tuple[int, int]) -> None:
     segmenter = EomtSegmenter.from_folder(folder, **LOOSE)
-    assert isinstance(segmenter, Segmenter)
     image = picture(*size)
-    masks, scores = segmenter(image)
-    assert masks.shape == (len(scores), *size) and masks.dtype == torch.bool and len(masks) > 0
-    assert scores.dtype == torch.float32 and int(masks.sum(0).max()) == 1
-    again = segmenter(image)
-    assert torch.equal(masks, again[0]) and torch.equal(scores, again[1])
+    masks, _ = segmenter(image)
+    assert len(masks) > 0
 
     processor = eomt_processor()
     pixels = processor(images=image[0].movedim(-1, 0), do_rescale=False, return_tensors="pt")["pixel_values"]
@@ -43,23 +37,6 @@ def test_masks_are_those_of_the_published_classes(folder: Path, size: tuple[int,
     for segment in expected["segments_info"]:
         wanted = expected["segmentation"] == segment["id"]
         assert min(int((wanted ^ mask).sum()) for mask in masks) <= 2
-
-
-def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> None:
-    segmenter = EomtSegmenter.from_folder(folder)
-    seen: list[torch.Tensor] = []
-    forward = segmenter.model.forward
-
-    def keep(pixel_values: torch.Tensor) -> Any:
-        seen.append(pixel_values)
-        return forward(pixel_values)
-
-    segmenter.model.forward = keep
-    for size in ((50, 77), (64, 64), (201, 150)):
-        image = picture(*size)
-        segmenter(image)
-        assert seen[-1].shape == (1, 3, 64, 64)
-        check_prepared(seen[-1], eomt_processor(), image)
 
 
 def test_padding_is_cut_off_before_masks_are_resized(folder: Path) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_segmenters import check_prepared, picture, published_masks, sam2_processor, saved, tiny_sam2
+from tiny_segmenters import picture, published_masks, sam2_processor, saved, tiny_sam2
 
 from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.segmenters.automatic_masks import point_grid
 from retouch_core.models.pretrained.segmenters.sam2 import Sam2Segmenter
-from retouch_core.models.protocols import Segmenter
 
 LOOSE = {
     "points_per_side": 4,
@@ -27,19 +26,6 @@ LOOSE = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("sam2"), tiny_sam2(), sam2_processor())
-
-
-def test_masks_of_a_picture_that_is_a_multiple_of_nothing(folder: Path) -> None:
-    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
-    assert isinstance(segmenter, Segmenter)
-    assert segmenter.score_min == 0.5
-    image = picture(50, 77)
-    masks, scores = segmenter(image)
-    assert masks.shape[1:] == (50, 77) and masks.dtype == torch.bool and len(masks) > 3
-    assert scores.shape == (len(masks),) and scores.dtype == torch.float32
-    assert masks.flatten(1).any(1).all() and 0 < scores.min() <= scores.max() <= 1
-    again = segmenter(image)
-    assert torch.equal(masks, again[0]) and torch.equal(scores, again[1])
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 77), (97, 40)])
@@ -78,22 +64,6 @@ def test_points_reach_every_part_of_a_picture_that_is_not_square(folder: Path) -
     line = torch.tensor([8.0, 24.0, 40.0, 56.0])
     assert torch.allclose(points, torch.cartesian_prod(line, line).flip(1))
     assert [len(chunk[0]) for chunk in asked] == [5, 5, 5, 1] and len(encoded) == 1
-
-
-def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> None:
-    segmenter = Sam2Segmenter.from_folder(folder, **LOOSE)
-    seen: list[torch.Tensor] = []
-    encode = segmenter.model.get_image_embeddings
-
-    def keep(pixels: torch.Tensor) -> Any:
-        seen.append(pixels)
-        return encode(pixels)
-
-    segmenter.model.get_image_embeddings = keep
-    for size in ((50, 77), (64, 64), (201, 150)):
-        image = picture(*size)
-        segmenter(image)
-        check_prepared(seen[-1], sam2_processor(), image)
 
 
 def test_the_folders_that_are_published_are_those_of_the_video_model(tmp_path: Path) -> None:

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_segmenters import check_prepared, picture, published_masks, sam_processor, saved, tiny_sam
+from tiny_segmenters import picture, published_masks, sam_processor, saved, tiny_sam
 
 from retouch_core.models.pretrained.loading import ModelError
 from retouch_core.models.pretrained.segmenters.automatic_masks import point_grid
 from retouch_core.models.pretrained.segmenters.sam import SamSegmenter
-from retouch_core.models.protocols import Segmenter
 
 LOOSE = {
     "points_per_side": 4,
@@ -26,19 +25,6 @@ LOOSE = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("sam"), tiny_sam(), sam_processor())
-
-
-def test_masks_of_a_picture_that_is_a_multiple_of_nothing(folder: Path) -> None:
-    segmenter = SamSegmenter.from_folder(folder, **LOOSE)
-    assert isinstance(segmenter, Segmenter)
-    assert segmenter.score_min == 0.5
-    image = picture(50, 77)
-    masks, scores = segmenter(image)
-    assert masks.shape[1:] == (50, 77) and masks.dtype == torch.bool and len(masks) > 3
-    assert scores.shape == (len(masks),) and scores.dtype == torch.float32
-    assert masks.flatten(1).any(1).all() and 0 <= scores.min() <= scores.max() <= 1
-    again = segmenter(image)
-    assert torch.equal(masks, again[0]) and torch.equal(scores, again[1])
 
 
 @pytest.mark.parametrize(
@@ -78,23 +64,6 @@ def test_padding_is_cut_off_before_masks_are_resized(folder: Path) -> None:
         torch.tensor([[[5.0] * 8 + [-5.0] * 8]]), size=64, mode="linear", align_corners=False
     )
     assert float(scores) == pytest.approx(0.9 * int((large > 1).sum()) / int((large > -1).sum()))
-
-
-def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> None:
-    segmenter = SamSegmenter.from_folder(folder, **LOOSE)
-    seen: list[torch.Tensor] = []
-    encode = segmenter.model.get_image_embeddings
-
-    def keep(pixels: torch.Tensor) -> Any:
-        seen.append(pixels)
-        return encode(pixels)
-
-    segmenter.model.get_image_embeddings = keep
-    for size in ((50, 77), (64, 64), (201, 150)):
-        image = picture(*size)
-        segmenter(image)
-        check_prepared(seen[-1], sam_processor(), image)
-    assert len(seen) == 3
 
 
 def test_other_inputs_than_the_network_takes_are_refused(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_segmenters import check_prepared, picture, saved, segformer_processor, tiny_segformer
+from tiny_segmenters import picture, saved, segformer_processor, tiny_segformer
 from torch.nn import functional
 
 from retouch_core.models.pretrained.loading import ModelError
@@ -129,23 +129,6 @@ def test_numbers_that_overflowed_are_refused(folder: Path) -> None:
         ValueError, match="logits hold 1 of 320 values that are not finite; run the segmenter in"
     ):
         stubbed(folder, logits)(picture(64, 64))
-
-
-def test_pictures_are_prepared_as_the_published_processor_does(folder: Path) -> None:
-    segmenter = SegformerSegmenter.from_folder(folder)
-    seen: list[torch.Tensor] = []
-    forward = segmenter.model.forward
-
-    def keep(pixel_values: torch.Tensor) -> Any:
-        seen.append(pixel_values)
-        return forward(pixel_values)
-
-    segmenter.model.forward = keep
-    for size in ((50, 77), (64, 64), (201, 150)):
-        image = picture(*size)
-        segmenter(image)
-        check_prepared(seen[-1], segformer_processor(), image)
-    assert len(seen) == 3
 
 
 def test_another_model_or_no_size_is_refused(copy: Path) -> None:

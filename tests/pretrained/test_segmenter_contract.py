@@ -24,24 +24,35 @@ class Case:
     """A backend with a folder that it reads.
 
     Attributes:
+        processor: makes the published image processor, which prepares pictures for the network.
         options: with which random weights give masks.
         disjoint: whether no pixel is in two masks.
     """
 
     save: Callable[[Path], Path]
+    processor: Callable[[], Any]
     options: dict[str, Any] = field(default_factory=dict)
     disjoint: bool = True
 
 
+def case(model: Callable[[], Any], processor: Callable[[], Any], *more: Any, **named: Any) -> Case:
+    return Case(lambda folder: tiny.saved(folder, model(), processor()), processor, *more, **named)
+
+
+class PanopticTask:
+    """OneFormer's processor wants to be told the task."""
+
+    def __call__(self, **inputs: Any) -> Any:
+        return tiny.oneformer_processor()(task_inputs=["panoptic"], **inputs)
+
+
 CASES = {
-    "sam": Case(lambda at: tiny.saved(at, tiny.tiny_sam(), tiny.sam_processor()), POINTS, disjoint=False),
-    "sam2": Case(lambda at: tiny.saved(at, tiny.tiny_sam2(), tiny.sam2_processor()), POINTS, disjoint=False),
-    "eomt": Case(lambda at: tiny.saved(at, tiny.tiny_eomt(), tiny.eomt_processor()), QUERIES),
-    "mask2former": Case(
-        lambda at: tiny.saved(at, tiny.tiny_mask2former(), tiny.mask2former_processor()), QUERIES
-    ),
-    "oneformer": Case(tiny.oneformer_folder, QUERIES),
-    "segformer": Case(lambda at: tiny.saved(at, tiny.tiny_segformer(), tiny.segformer_processor())),
+    "sam": case(tiny.tiny_sam, tiny.sam_processor, POINTS, disjoint=False),
+    "sam2": case(tiny.tiny_sam2, tiny.sam2_processor, POINTS, disjoint=False),
+    "eomt": case(tiny.tiny_eomt, tiny.eomt_processor, QUERIES),
+    "mask2former": case(tiny.tiny_mask2former, tiny.mask2former_processor, QUERIES),
+    "oneformer": Case(tiny.oneformer_folder, PanopticTask, QUERIES),
+    "segformer": case(tiny.tiny_segformer, tiny.segformer_processor),
 }
 
 
@@ -73,6 +84,26 @@ def test_masks_and_scores(name: str, segmenter: Any, size: tuple[int, int]) -> N
         assert int(masks.sum(0).max()) == 1
     again = segmenter(image)
     assert torch.equal(masks, again[0]) and torch.equal(scores, again[1])
+
+
+@pytest.mark.parametrize("size", [(50, 77), (64, 64), (201, 150), (300, 120)])
+def test_pictures_are_prepared_as_the_published_processor_does(
+    name: str, segmenter: Any, size: tuple[int, int]
+) -> None:
+    entrance = "get_image_embeddings" if name in ("sam", "sam2") else "forward"
+    seen: list[torch.Tensor] = []
+    honest = getattr(segmenter.model, entrance)
+
+    def keep(*given: Any, **named: Any) -> Any:
+        pixels = named.get("pixel_values", *given)
+        seen.append(pixels)
+        return honest(*given, **named)
+
+    setattr(segmenter.model, entrance, keep)
+    image = tiny.picture(*size)
+    segmenter(image)
+    assert len(seen) == 1, "the picture is seen once"
+    tiny.check_prepared(seen[0], CASES[name].processor(), image)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from .maps import padded
 from .processors import processor_look
 
 
-class PointSegmenter:
+class PointSegmenter(ABC):
     """`protocols.Segmenter` over a promptable model; subclasses say where a picture lies in the network's square.
 
     Attributes:
@@ -38,10 +39,10 @@ class PointSegmenter:
         self._look = processor_look(processor)
         self._side = side
 
+    @abstractmethod
     def _placed(self, size: tuple[int, int]) -> tuple[tuple[int, int], Enlarge]:
         """Sides (h, w) that a picture of `size` has at the upper left of the square, and what brings the decoder's
         masks to the size of the picture."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def __call__(self, image: Tensor, *, tell: Tell | None = None) -> tuple[Tensor, Tensor]:

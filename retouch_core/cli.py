@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-DONE, UNEXPECTED, BAD_INPUT, NOT_FOUND, CANCELLED = 0, 1, 2, 3, 130
+from .command_line import BAD_INPUT, CANCELLED, DONE, NOT_FOUND, UNEXPECTED, Parser, say, whole
 
 PROG = "python -m retouch_core"
 
@@ -47,17 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code: int = options.run(options)
         return code
     except KeyboardInterrupt:
-        _say("cancelled; nothing was written")
+        say("cancelled; nothing was written")
         return CANCELLED
     except (ValueError, FileNotFoundError, PermissionError) as error:
         if options.debug:
             raise
-        _say(str(error))
+        say(str(error))
         return BAD_INPUT
     except Exception as error:
         if options.debug:
             raise
-        _say(f"unexpected {type(error).__name__}: {error} (run again with --debug to see where)")
+        say(f"unexpected {type(error).__name__}: {error} (run again with --debug to see where)")
         return UNEXPECTED
 
 
@@ -216,20 +216,12 @@ def _check_not_overwritten(picture: str, folder: str) -> None:
 # ----------------------------------------------------------------------------------------------- arguments
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses in one sentence, without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        _say(f"{message}; see {self.prog} --help")
-        raise SystemExit(BAD_INPUT)
-
-
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
     from .model_names import add_model_options
     from .models_cli import add_models
 
-    parser = _Parser(
+    parser = Parser(
         prog=PROG,
         description="Change part of a picture by saying it.",
         epilog="exit codes: 0 done, 1 unexpected error, 2 bad input, 3 nothing found, 130 cancelled",
@@ -248,13 +240,9 @@ def _parser() -> argparse.ArgumentParser:
         "--prompt", required=True, help="what it becomes, such as 'a blue truck'; '' removes it"
     )
     retouch.add_argument("--recipe", metavar="NAME", help="how to do it; the command recipes lists them")
-    retouch.add_argument(
-        "--candidates", metavar="M", type=_whole("candidates", 1, 10_000), help="how many to choose from"
-    )
-    retouch.add_argument(
-        "--seed", metavar="N", type=_whole("seed", 0, SEED_LIMIT), help="same seed, same result"
-    )
-    retouch.add_argument("--steps", metavar="N", type=_whole("steps", 1, 1000), help="sampling steps")
+    retouch.add_argument("--candidates", metavar="M", type=whole(1, 10_000), help="how many to choose from")
+    retouch.add_argument("--seed", metavar="N", type=whole(0, SEED_LIMIT), help="same seed, same result")
+    retouch.add_argument("--steps", metavar="N", type=whole(1, 1000), help="sampling steps")
     retouch.add_argument(
         "--work-size",
         metavar="SIZE",
@@ -314,32 +302,13 @@ def _quiet(command: argparse.ArgumentParser) -> None:
 def _work_size(text: str) -> int | str:
     """An argparse type for `full`, `auto` or a side in px."""
     return (
-        text if text in ("full", "auto") else _whole("work-size (other than full and auto)", 16, 8192)(text)
+        text
+        if text in ("full", "auto")
+        else whole(16, 8192, "a side, where it is neither full nor auto,")(text)
     )
 
 
-def _whole(name: str, low: int, high: int) -> Callable[[str], int]:
-    """An argparse type for whole numbers in [low, high]."""
-
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"{name} must be a whole number from {low} to {high}, got {text!r}"
-            )
-        return value
-
-    return convert
-
-
 # ------------------------------------------------------------------------------------------------- talking
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
 
 
 def _above_the_bar(line: str) -> None:
@@ -385,5 +354,5 @@ def _only_our_warnings(debug: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", InputWarning)
-        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
         yield

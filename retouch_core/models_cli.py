@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .command_line import CANCELLED, DONE, say
 from .models.pretrained.catalogue import (
     BACKENDS,
     CATALOGUE,
@@ -76,8 +77,6 @@ def add_models(
 
 
 def _list(options: argparse.Namespace) -> int:
-    from .cli import DONE
-
     roles = ROLES if options.role is None else (options.role,)
     if options.markdown:
         print(markdown(roles), end="")
@@ -206,7 +205,6 @@ def markdown(roles: tuple[str, ...] = ROLES) -> str:
 
 
 def _get(options: argparse.Namespace) -> int:
-    from .cli import CANCELLED, DONE
     from .download import download, plan
 
     one = entry(options.key)
@@ -215,18 +213,18 @@ def _get(options: argparse.Namespace) -> int:
     if not made.missing:
         print(f"{one.key} is there already, as published: {made.folder}")
         return DONE
-    _say(f"{one.key} from {one.page}: {made.size / 1e9:.2f} GB, licence {one.licence}")
+    say(f"{one.key} from {one.page}: {made.size / 1e9:.2f} GB, licence {one.licence}")
     if made.arrived:
-        _say(f"{made.arrived / 1e9:.2f} GB of it arrived earlier")
+        say(f"{made.arrived / 1e9:.2f} GB of it arrived earlier")
     try:
         with _bar(one.key, made.size, made.arrived, options.quiet) as bar:
             folder = download(made, bar.update)
     except KeyboardInterrupt:
-        _say("cancelled; what has arrived stays, and the same command goes on from there")
+        say("cancelled; what has arrived stays, and the same command goes on from there")
         return CANCELLED
     print(f"Wrote {len(made.missing)} files to {folder}")
     if root.absolute() not in [place.absolute() for place in model_roots()]:
-        _say(
+        say(
             f"set {ENVIRONMENT}={root.absolute()} for the library to find it; ComfyUI finds what is in its own folders"
         )
     return DONE
@@ -246,7 +244,3 @@ def _bar(name: str, size: int, arrived: int, quiet: bool) -> Any:
         mininterval=interval,
         leave=False,
     )
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from ..command_line import BAD_INPUT, CANCELLED, DONE, Parser, whole
 from ..model_names import (
     DTYPE,
     DTYPES,
@@ -21,7 +21,6 @@ from ..model_names import (
     places_of,
 )
 
-DONE, BAD_INPUT, CANCELLED = 0, 2, 130
 OUTPUT = "evaluation"
 
 Progress = Callable[[float, str], None]
@@ -47,17 +46,9 @@ the repository.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses in one sentence, without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(BAD_INPUT)
-
-
 def parser(prog: str) -> argparse.ArgumentParser:
     """All arguments of the command; loads nothing heavy."""
-    made = _Parser(
+    made = Parser(
         prog=prog,
         usage=f"{prog} --pairs DIR [options], or: {prog} [arguments of training.evaluate]",
         description="Retouch and measure every pair of a list.",
@@ -72,12 +63,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "-o", "--output", metavar="DIR", default=OUTPUT, help="gets everything (default: %(default)s)"
     )
     made.add_argument("--recipe", metavar="NAME", default="default", help="the command recipes lists them")
-    made.add_argument("--limit", metavar="N", type=_whole(1, 10**9), help="the first N pairs alone")
-    made.add_argument("--candidates", metavar="M", type=_whole(1, 10_000), help="how many to choose from")
-    made.add_argument("--steps", metavar="N", type=_whole(1, 1000), help="sampling steps")
-    made.add_argument("--seed", metavar="N", type=_whole(0, 2**62), default=0, help="same seed, same table")
+    made.add_argument("--limit", metavar="N", type=whole(1, 10**9), help="the first N pairs alone")
+    made.add_argument("--candidates", metavar="M", type=whole(1, 10_000), help="how many to choose from")
+    made.add_argument("--steps", metavar="N", type=whole(1, 1000), help="sampling steps")
+    made.add_argument("--seed", metavar="N", type=whole(0, 2**62), default=0, help="same seed, same table")
     made.add_argument(
-        "--size", metavar="PX", type=_whole(16, 16_384), help="longer side that pictures are brought to first"
+        "--size", metavar="PX", type=whole(16, 16_384), help="longer side that pictures are brought to first"
     )
     made.add_argument("--prune", action="store_true", help="paint only the most promising to the end")
     made.add_argument(
@@ -103,7 +94,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--lpips", metavar="NET", default="vgg", help="backbone of LPIPS, such as alex (default: %(default)s)"
     )
     made.add_argument(
-        "--sheets", metavar="N", type=_whole(0, 10**9), help="draw sheets of the first N (default: all)"
+        "--sheets", metavar="N", type=whole(0, 10**9), help="draw sheets of the first N (default: all)"
     )
     made.add_argument("--fresh", action="store_true", help="start anew where the folder holds other settings")
     made.add_argument("--json", action="store_true", help="print the table as JSON")
@@ -181,18 +172,3 @@ def _evaluated(options: argparse.Namespace, tell: Progress, say: Callable[[str],
         progress=tell,
         say=say,
     )
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    """An argparse type for whole numbers in [low, high]."""
-
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, got {text!r}")
-        return value
-
-    return convert
